@@ -1,0 +1,1 @@
+"""The DICOM network stack for asyncio."""

@@ -1,0 +1,456 @@
+"""The 23 DIMSE messages to and from command sets, and their statuses (PS3.7 chapters 6.3, 9.3, 10.3, annexes C, E).
+
+One table, :data:`MESSAGES`, says what every message holds. A :class:`Command` is a command set without its structural
+elements: the group length is computed, and whether a data set follows is a flag.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple, Self
+
+from .elements import implicit_element, pad_text, pad_uid
+from .errors import AbortReason, LocalProtocolError, ProtocolError
+
+__all__ = [
+    "MAX_COMMAND_LENGTH",
+    "MESSAGES",
+    "Category",
+    "Command",
+    "CommandField",
+    "DataSetPresence",
+    "MessageType",
+    "Priority",
+    "Status",
+]
+
+MAX_COMMAND_LENGTH = 64 * 1024
+"""Bytes of a command set that are taken. The largest sensible one, an N-GET-RQ of 4,000 attributes, has 16 KiB."""
+
+
+class Priority(enum.IntEnum):
+    """PS3.7 9.1.1.1.5; performers need not honour it."""
+
+    MEDIUM = 0
+    HIGH = 1
+    LOW = 2
+
+
+class CommandField(enum.IntEnum):
+    """PS3.7 E.1, Table E.1-1."""
+
+    C_STORE_RQ = 0x0001
+    C_STORE_RSP = 0x8001
+    C_GET_RQ = 0x0010
+    C_GET_RSP = 0x8010
+    C_FIND_RQ = 0x0020
+    C_FIND_RSP = 0x8020
+    C_MOVE_RQ = 0x0021
+    C_MOVE_RSP = 0x8021
+    C_ECHO_RQ = 0x0030
+    C_ECHO_RSP = 0x8030
+    N_EVENT_REPORT_RQ = 0x0100
+    N_EVENT_REPORT_RSP = 0x8100
+    N_GET_RQ = 0x0110
+    N_GET_RSP = 0x8110
+    N_SET_RQ = 0x0120
+    N_SET_RSP = 0x8120
+    N_ACTION_RQ = 0x0130
+    N_ACTION_RSP = 0x8130
+    N_CREATE_RQ = 0x0140
+    N_CREATE_RSP = 0x8140
+    N_DELETE_RQ = 0x0150
+    N_DELETE_RSP = 0x8150
+    C_CANCEL_RQ = 0x0FFF
+
+
+class DataSetPresence(enum.Enum):
+    """Whether a data set follows a message's command set."""
+
+    FORBIDDEN = "a data set shall not follow"
+    REQUIRED = "a data set shall follow"
+    CONDITIONAL = "a data set may follow"
+
+
+class MessageType(NamedTuple):
+    """One row of :data:`MESSAGES`."""
+
+    name: str
+    """As PS3.7 writes it, C-STORE-RQ."""
+    field: CommandField
+    data_set: DataSetPresence
+    mandatory: tuple[str, ...]
+    """Elements that shall be there, without the structural ones."""
+    optional: tuple[str, ...]
+    """User options and conditional elements, and in responses the status-related ones of PS3.7 annex C."""
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it answers another message (PS3.7 E.1: bit 15 of the command field)."""
+        return bool(self.field & 0x8000)
+
+
+_FORBIDDEN, _REQUIRED, _CONDITIONAL = DataSetPresence
+_ANNEX_C = "offending_element? error_comment? error_id? attribute_identifier_list?"
+_COUNTERS = (
+    "number_of_remaining_suboperations? number_of_completed_suboperations? "
+    "number_of_failed_suboperations? number_of_warning_suboperations?"
+)
+
+# PS3.7 9.3 and 10.3. Behind a name: ! mandatory, ? user option or conditional.
+# fmt: off
+_MESSAGES = (
+    ("C-STORE-RQ", _REQUIRED, "affected_sop_class_uid! message_id! priority! affected_sop_instance_uid! "
+        "move_originator_application_entity_title? move_originator_message_id?"),
+    ("C-STORE-RSP", _FORBIDDEN, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid?"),
+    ("C-FIND-RQ", _REQUIRED, "affected_sop_class_uid! message_id! priority!"),
+    ("C-FIND-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status!"),
+    ("C-GET-RQ", _REQUIRED, "affected_sop_class_uid! message_id! priority!"),
+    ("C-GET-RSP", _CONDITIONAL, f"affected_sop_class_uid? message_id_being_responded_to! status! {_COUNTERS}"),
+    ("C-MOVE-RQ", _REQUIRED, "affected_sop_class_uid! message_id! move_destination! priority!"),
+    ("C-MOVE-RSP", _CONDITIONAL, f"affected_sop_class_uid? message_id_being_responded_to! status! {_COUNTERS}"),
+    ("C-ECHO-RQ", _FORBIDDEN, "affected_sop_class_uid! message_id!"),
+    ("C-ECHO-RSP", _FORBIDDEN, "affected_sop_class_uid? message_id_being_responded_to! status!"),
+    ("C-CANCEL-RQ", _FORBIDDEN, "message_id_being_responded_to!"),
+    ("N-EVENT-REPORT-RQ", _CONDITIONAL, "affected_sop_class_uid! message_id! affected_sop_instance_uid! "
+        "event_type_id!"),
+    ("N-EVENT-REPORT-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid? event_type_id?"),
+    ("N-GET-RQ", _FORBIDDEN, "requested_sop_class_uid! message_id! requested_sop_instance_uid! "
+        "attribute_identifier_list?"),
+    ("N-GET-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid?"),
+    ("N-SET-RQ", _REQUIRED, "requested_sop_class_uid! message_id! requested_sop_instance_uid!"),
+    ("N-SET-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid?"),
+    ("N-ACTION-RQ", _CONDITIONAL, "requested_sop_class_uid! message_id! requested_sop_instance_uid! action_type_id!"),
+    ("N-ACTION-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid? action_type_id?"),
+    ("N-CREATE-RQ", _CONDITIONAL, "affected_sop_class_uid! message_id! affected_sop_instance_uid?"),
+    ("N-CREATE-RSP", _CONDITIONAL, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid?"),
+    ("N-DELETE-RQ", _FORBIDDEN, "requested_sop_class_uid! message_id! requested_sop_instance_uid!"),
+    ("N-DELETE-RSP", _FORBIDDEN, "affected_sop_class_uid? message_id_being_responded_to! status! "
+        "affected_sop_instance_uid?"),
+)
+# fmt: on
+
+
+def _message_type(name: str, data_set: DataSetPresence, elements: str) -> MessageType:
+    field = CommandField[name.replace("-", "_")]
+    names = (elements + (f" {_ANNEX_C}" if field & 0x8000 else "")).split()
+    mandatory = tuple(each[:-1] for each in names if each.endswith("!"))
+    return MessageType(name, field, data_set, mandatory, tuple(each[:-1] for each in names if each.endswith("?")))
+
+
+MESSAGES: dict[int, MessageType] = {message.field: message for message in (_message_type(*row) for row in _MESSAGES)}
+"""Every DIMSE message, by command field."""
+
+_US = struct.Struct("<H")
+_AT = struct.Struct("<HH")
+_HEADER = struct.Struct("<II")  # group 0 and the element in one number, and the length
+_GROUP_LENGTH, _COMMAND_FIELD, _DATA_SET_TYPE = 0x0000, 0x0100, 0x0800
+_NO_DATA_SET, _DATA_SET = 0x0101, 0x0001
+
+
+def _decode_us(value: memoryview) -> int:
+    return int.from_bytes(value[:2], "little")  # of several values, the first counts; of a longer one, its low half
+
+
+def _decode_text(value: memoryview) -> str:
+    return bytes(value).decode("latin-1").strip("\0 ")
+
+
+def _decode_tags(value: memoryview) -> tuple[int, ...]:
+    return tuple(group << 16 | element for group, element in _AT.iter_unpack(value[: len(value) // 4 * 4]))
+
+
+def _encode_tags(tags: tuple[int, ...]) -> bytes:
+    return b"".join(_AT.pack(tag >> 16, tag & 0xFFFF) for tag in tags)
+
+
+# PS3.7 Table E.1-1 in tag order: element number, name, how its value is read, how it is written
+_ELEMENTS = (
+    (0x0002, "affected_sop_class_uid", _decode_text, pad_uid),
+    (0x0003, "requested_sop_class_uid", _decode_text, pad_uid),
+    (0x0110, "message_id", _decode_us, _US.pack),
+    (0x0120, "message_id_being_responded_to", _decode_us, _US.pack),
+    (0x0600, "move_destination", _decode_text, pad_text),
+    (0x0700, "priority", _decode_us, _US.pack),
+    (0x0900, "status", _decode_us, _US.pack),
+    (0x0901, "offending_element", _decode_tags, _encode_tags),
+    (0x0902, "error_comment", _decode_text, pad_text),
+    (0x0903, "error_id", _decode_us, _US.pack),
+    (0x1000, "affected_sop_instance_uid", _decode_text, pad_uid),
+    (0x1001, "requested_sop_instance_uid", _decode_text, pad_uid),
+    (0x1002, "event_type_id", _decode_us, _US.pack),
+    (0x1005, "attribute_identifier_list", _decode_tags, _encode_tags),
+    (0x1008, "action_type_id", _decode_us, _US.pack),
+    (0x1020, "number_of_remaining_suboperations", _decode_us, _US.pack),
+    (0x1021, "number_of_completed_suboperations", _decode_us, _US.pack),
+    (0x1022, "number_of_failed_suboperations", _decode_us, _US.pack),
+    (0x1023, "number_of_warning_suboperations", _decode_us, _US.pack),
+    (0x1030, "move_originator_application_entity_title", _decode_text, pad_text),
+    (0x1031, "move_originator_message_id", _decode_us, _US.pack),
+)
+_DECODERS = {number << 16: (name, decode) for number, name, decode, _ in _ELEMENTS}
+_NAMES = frozenset(name for _, name, _, _ in _ELEMENTS)
+
+
+class Command:
+    """A DIMSE command set (PS3.7 6.3.1): its message type, and its elements as attributes, None where absent.
+
+    Not to be changed once made. One class for all messages; the elements that are there are its ``__dict__``, so that
+    decoding one makes nothing but a dictionary.
+    """
+
+    affected_sop_class_uid: str | None = None
+    requested_sop_class_uid: str | None = None
+    message_id: int | None = None
+    message_id_being_responded_to: int | None = None
+    move_destination: str | None = None
+    priority: int | None = None
+    status: int | None = None
+    offending_element: tuple[int, ...] | None = None
+    error_comment: str | None = None
+    error_id: int | None = None
+    affected_sop_instance_uid: str | None = None
+    requested_sop_instance_uid: str | None = None
+    event_type_id: int | None = None
+    attribute_identifier_list: tuple[int, ...] | None = None
+    action_type_id: int | None = None
+    number_of_remaining_suboperations: int | None = None
+    number_of_completed_suboperations: int | None = None
+    number_of_failed_suboperations: int | None = None
+    number_of_warning_suboperations: int | None = None
+    move_originator_application_entity_title: str | None = None
+    move_originator_message_id: int | None = None
+
+    message: MessageType
+    has_data_set: bool
+    """Whether a data set follows (Command Data Set Type is not 0101H)."""
+
+    def __init__(self, field: int, *, has_data_set: bool = False, **elements: object) -> None:
+        """Elements by name, None for absent; which ones a message may have, :data:`MESSAGES` says."""
+        self.message = MESSAGES[field]
+        self.has_data_set = has_data_set
+        self.__dict__.update(elements)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Command) and self._compared() == other._compared()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _compared(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if value is not None}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for _, name, _, _ in _ELEMENTS if name in self._compared())
+        return f"Command({self.message.name}, {shown}, has_data_set={self.has_data_set})"
+
+    def missing(self) -> tuple[str, ...]:
+        """The mandatory elements that are not there."""
+        return tuple(name for name in self.message.mandatory if getattr(self, name) is None)
+
+    def encode(self) -> bytes:
+        """The command set in Implicit VR Little Endian, in tag order, group length first (PS3.7 6.3.1).
+
+        Raises LocalProtocolError when an element is missing that the message must have, or is there that it can't.
+        """
+        message = self.message
+        elements = {name: value for name, value in self.__dict__.items() if value is not None and name in _NAMES}
+        if missing := self.missing():
+            raise LocalProtocolError(f"{message.name} needs {', '.join(missing)}")
+        if unknown := elements.keys() - set(message.mandatory) - set(message.optional):
+            raise LocalProtocolError(f"{message.name} has no {', '.join(sorted(unknown))}")
+        if message.data_set is not DataSetPresence.CONDITIONAL:
+            if self.has_data_set is not (message.data_set is DataSetPresence.REQUIRED):
+                raise LocalProtocolError(f"{message.name}: {message.data_set.value}")
+        parts = [(number, encode(elements[name])) for number, name, _, encode in _ELEMENTS if name in elements]
+        parts.append((_COMMAND_FIELD, _US.pack(message.field)))
+        parts.append((_DATA_SET_TYPE, _US.pack(_DATA_SET if self.has_data_set else _NO_DATA_SET)))
+        parts.sort()
+        body = b"".join(implicit_element(number, value) for number, value in parts)
+        return implicit_element(_GROUP_LENGTH, len(body).to_bytes(4, "little")) + body
+
+    @classmethod
+    def decode(cls, data: bytes | bytearray | memoryview) -> Command:
+        """From a command set. Raises ProtocolError if it cannot be read, or lacks what no answer can do without.
+
+        Tolerant, as real peers need it: retired and unknown elements are skipped, the group length is not relied upon,
+        and a missing Command Data Set Type means what the message type makes of it. Other mandatory elements may be
+        missing too: :meth:`missing` names them.
+        """
+        view = memoryview(data)
+        position, end = 0, len(view)
+        field = data_set_type = None
+        command = cls.__new__(cls)
+        elements = command.__dict__
+        while position < end:
+            if end - position < _HEADER.size:
+                raise ProtocolError(f"command set ends {end - position} bytes into an element header")
+            key, length = _HEADER.unpack_from(view, position)
+            position += _HEADER.size
+            if length > end - position:
+                raise ProtocolError(
+                    f"command element (0000,{key >> 16:04X}) announces {length} bytes, {end - position} left"
+                )
+            value = view[position : position + length]
+            position += length
+            if (decoder := _DECODERS.get(key)) is not None:
+                if length:
+                    elements[decoder[0]] = decoder[1](value)
+            elif key == _COMMAND_FIELD << 16:
+                field = _decode_us(value)
+            elif key == _DATA_SET_TYPE << 16:
+                data_set_type = _decode_us(value)
+        message = MESSAGES.get(field) if field is not None else None
+        if message is None:
+            what = "no command field" if field is None else f"unknown command field {field:04X}H"
+            raise ProtocolError(f"command set has {what}", AbortReason.UNRECOGNIZED_PDU_PARAMETER)
+        command.message = message
+        if data_set_type is None:
+            command.has_data_set = message.data_set is DataSetPresence.REQUIRED
+        else:
+            command.has_data_set = data_set_type != _NO_DATA_SET
+        return command
+
+
+class Category(enum.Enum):
+    """The status classes of PS3.7 annex C."""
+
+    SUCCESS = "Success"
+    WARNING = "Warning"
+    FAILURE = "Failure"
+    CANCEL = "Cancel"
+    PENDING = "Pending"
+
+
+class Status(int):
+    """The status of a DIMSE response (PS3.7 annex C, and the service classes of PS3.4).
+
+    An ordinary integer that knows its words. Unknown codes are legal values, and are failures.
+    """
+
+    error_comment: str = ""
+    """What the performer said about it, at most 64 characters; from the peer, so it is data."""
+    offending_element: tuple[int, ...] = ()
+    """Tags in which the performer saw the error."""
+
+    SUCCESS: Status
+    OUT_OF_RESOURCES: Status
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Status
+    CANNOT_UNDERSTAND: Status
+    COERCION_OF_DATA_ELEMENTS: Status
+    ELEMENTS_DISCARDED: Status
+    PROCESSING_FAILURE: Status
+    DUPLICATE_SOP_INSTANCE: Status
+    INVALID_SOP_INSTANCE: Status
+    SOP_CLASS_NOT_SUPPORTED: Status
+    NOT_AUTHORIZED: Status
+    UNRECOGNIZED_OPERATION: Status
+    CANCEL: Status
+    PENDING: Status
+
+    def __new__(cls, code: int, error_comment: str = "", offending_element: tuple[int, ...] = ()) -> Self:
+        """A code from 0 to FFFFH, and what goes with it into the response."""
+        if not 0 <= code <= 0xFFFF:
+            raise ValueError(f"a status is an integer from 0 to 65535, got {code}")
+        status = super().__new__(cls, code)
+        if error_comment:
+            status.error_comment = error_comment
+        if offending_element:
+            status.offending_element = offending_element
+        return status
+
+    @property
+    def category(self) -> Category:
+        """The class of the status; by range, so that it is right for codes of services that are not known here."""
+        if self == 0:
+            return Category.SUCCESS
+        if self == 0x0001 or 0xB000 <= self <= 0xBFFF or self in (0x0107, 0x0116):
+            return Category.WARNING
+        if self == 0xFE00:
+            return Category.CANCEL
+        if self in (0xFF00, 0xFF01):
+            return Category.PENDING
+        return Category.FAILURE
+
+    @property
+    def meaning(self) -> str:
+        """What the standard calls it."""
+        for first, last, words in _STATUSES:
+            if first <= self <= last:
+                return words
+        return "undefined status"
+
+    @property
+    def is_success(self) -> bool:
+        """Done, without reservation."""
+        return self == 0
+
+    @property
+    def is_failure(self) -> bool:
+        """Not done; with a warning it is done, and a pending status is not the last."""
+        return self.category is Category.FAILURE
+
+    def __repr__(self) -> str:
+        return f"<Status {self}>"
+
+    def __str__(self) -> str:
+        comment = f": {self.error_comment}" if self.error_comment else ""
+        return f"{int(self):04X}H {self.category.value} ({self.meaning}){comment}"
+
+
+# PS3.7 annex C and the Storage and Query/Retrieve service classes of PS3.4
+_STATUSES = (
+    (0x0000, 0x0000, "success"),
+    (0x0105, 0x0105, "no such attribute"),
+    (0x0106, 0x0106, "invalid attribute value"),
+    (0x0107, 0x0107, "attribute list error"),
+    (0x0110, 0x0110, "processing failure"),
+    (0x0111, 0x0111, "duplicate SOP instance"),
+    (0x0112, 0x0112, "no such SOP instance"),
+    (0x0113, 0x0113, "no such event type"),
+    (0x0114, 0x0114, "no such argument"),
+    (0x0115, 0x0115, "invalid argument value"),
+    (0x0116, 0x0116, "attribute value out of range"),
+    (0x0117, 0x0117, "invalid SOP instance"),
+    (0x0118, 0x0118, "no such SOP class"),
+    (0x0119, 0x0119, "class-instance conflict"),
+    (0x0120, 0x0120, "missing attribute"),
+    (0x0121, 0x0121, "missing attribute value"),
+    (0x0122, 0x0122, "refused: SOP class not supported"),
+    (0x0123, 0x0123, "no such action type"),
+    (0x0124, 0x0124, "refused: not authorized"),
+    (0x0210, 0x0210, "duplicate invocation"),
+    (0x0211, 0x0211, "unrecognized operation"),
+    (0x0212, 0x0212, "mistyped argument"),
+    (0x0213, 0x0213, "resource limitation"),
+    (0xA700, 0xA7FF, "refused: out of resources"),
+    (0xA801, 0xA801, "refused: move destination unknown"),
+    (0xA900, 0xA9FF, "data set does not match SOP class"),
+    (0xB000, 0xB000, "data elements coerced, or some sub-operations failed"),
+    (0xB006, 0xB006, "elements discarded"),
+    (0xB007, 0xB007, "data set does not match SOP class, stored nevertheless"),
+    (0xC000, 0xCFFF, "cannot understand, or unable to process"),
+    (0xFE00, 0xFE00, "cancelled"),
+    (0xFF00, 0xFF00, "pending"),
+    (0xFF01, 0xFF01, "pending, optional keys not supported"),
+)
+Status.SUCCESS = Status(0x0000)
+Status.OUT_OF_RESOURCES = Status(0xA700)
+Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS = Status(0xA900)
+Status.CANNOT_UNDERSTAND = Status(0xC000)
+Status.COERCION_OF_DATA_ELEMENTS = Status(0xB000)
+Status.ELEMENTS_DISCARDED = Status(0xB006)
+Status.PROCESSING_FAILURE = Status(0x0110)
+Status.DUPLICATE_SOP_INSTANCE = Status(0x0111)
+Status.INVALID_SOP_INSTANCE = Status(0x0117)
+Status.SOP_CLASS_NOT_SUPPORTED = Status(0x0122)
+Status.NOT_AUTHORIZED = Status(0x0124)
+Status.UNRECOGNIZED_OPERATION = Status(0x0211)
+Status.CANCEL = Status(0xFE00)
+Status.PENDING = Status(0xFF00)

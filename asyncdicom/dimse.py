@@ -1,0 +1,162 @@
+"""DIMSE messages to and from P-DATA fragments (PS3.7 6.3, PS3.8 annex E).
+
+Receiving, a :class:`MessageReader` gathers command sets and passes data sets through. Sending, the functions below say
+how a message is cut: the command in one fragment when it fits, fragments of even length, never two messages in one
+PDU, and the peer's maximum length obeyed to the byte.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .command import MAX_COMMAND_LENGTH, Command
+from .errors import AbortReason, LocalProtocolError, ProtocolError
+from .pdu import PDU_HEADER, PDV_HEADER, PduType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .presentation import PresentationContext
+    from .receive_buffer import Fragment
+
+__all__ = [
+    "DEFAULT_PEER_MAX_LENGTH",
+    "PDU_OVERHEAD",
+    "CommandReceived",
+    "DataReceived",
+    "MessageReader",
+    "data_head",
+    "encode_command",
+    "fragment_size",
+]
+
+DEFAULT_PEER_MAX_LENGTH = 16384
+"""What is assumed of a peer that announces no maximum length (DCMTK's and most others' default)."""
+
+PDU_OVERHEAD = PDU_HEADER.size + PDV_HEADER.size
+"""Bytes in front of each fragment that is sent."""
+
+_COMMAND, _LAST = 1, 2  # message control header (PS3.8 E.2)
+_MAX_FRAGMENTS = MAX_COMMAND_LENGTH  # one for each byte; empty ones cannot go on for ever either
+
+
+class CommandReceived(NamedTuple):
+    """A message has begun: its command set is here."""
+
+    context: PresentationContext
+    command: Command
+
+
+class DataReceived(NamedTuple):
+    """More of the data set that the last command announced."""
+
+    views: list[memoryview]
+    """Of the receive memory, in order; good as long as :class:`~asyncdicom.receive_buffer.Fragment` says."""
+    is_last: bool
+    """Whether the data set, and the message with it, ends here."""
+
+
+class MessageReader:
+    """Puts the messages of one direction of an association together."""
+
+    def __init__(self, contexts: Mapping[int, PresentationContext]) -> None:
+        """``contexts`` are the accepted ones."""
+        self._contexts = contexts
+        self._context_id: int | None = None
+        """Of the message that has begun and not ended."""
+        self._in_data_set = False
+        self._command = bytearray()
+        self._fragments = 0
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether every message that has begun has ended."""
+        return self._context_id is None
+
+    def receive(self, fragments: Iterable[Fragment]) -> list[CommandReceived | DataReceived]:
+        """What the fragments complete. Raises ProtocolError for what PS3.8 annex E does not allow."""
+        received: list[CommandReceived | DataReceived] = []
+        views: list[memoryview] = []
+        for context_id, control, data in fragments:
+            if self._in_data_set and context_id == self._context_id and not control & _COMMAND:
+                views.append(data)
+                if control & _LAST:
+                    received.append(DataReceived(views, is_last=True))
+                    views = []
+                    self._in_data_set = False
+                    self._context_id = None
+            else:
+                command = self._gather(context_id, control, data)
+                if command is not None:
+                    received.append(command)
+        if views:
+            received.append(DataReceived(views, is_last=False))
+        return received
+
+    def _gather(self, context_id: int, control: int, data: memoryview) -> CommandReceived | None:
+        if self._context_id is None:
+            if context_id not in self._contexts:
+                raise ProtocolError(f"presentation context {context_id} was not accepted in this association")
+            if not control & _COMMAND:
+                message = f"data set fragment on context {context_id} where a command was expected"
+                raise ProtocolError(message, AbortReason.UNEXPECTED_PDU_PARAMETER)
+            self._context_id = context_id
+        elif context_id != self._context_id:
+            message = f"fragment on context {context_id} inside a message on context {self._context_id}"
+            raise ProtocolError(message, AbortReason.UNEXPECTED_PDU_PARAMETER)
+        elif bool(control & _COMMAND) is self._in_data_set:
+            expected, got = ("data set", "command") if self._in_data_set else ("command", "data set")
+            message = f"{got} fragment where the rest of a {expected} was expected"
+            raise ProtocolError(message, AbortReason.UNEXPECTED_PDU_PARAMETER)
+        self._fragments += 1
+        if len(self._command) + len(data) > MAX_COMMAND_LENGTH or self._fragments > _MAX_FRAGMENTS:
+            raise ProtocolError(f"command set does not end within {MAX_COMMAND_LENGTH} bytes and as many fragments")
+        if not control & _LAST:
+            self._command += data
+            return None
+        command = Command.decode(self._command + data if self._command else data)
+        self._command.clear()
+        self._fragments = 0
+        self._in_data_set = command.has_data_set
+        if not command.has_data_set:
+            self._context_id = None
+        return CommandReceived(self._contexts[context_id], command)
+
+
+def fragment_size(peer_max_length: int | None, cap: int) -> int:
+    """Bytes per fragment to a peer: even, and with its header within what the peer announced (PS3.8 D.1).
+
+    ``peer_max_length`` is None when it announced nothing, 0 when it takes any length; ``cap`` is the longest PDU length
+    that this side cares to send. Raises LocalProtocolError for a maximum that leaves no room for data.
+    """
+    if peer_max_length is None:
+        peer_max_length = DEFAULT_PEER_MAX_LENGTH
+    length = min(peer_max_length or cap, cap)
+    size = (length - PDV_HEADER.size) & ~1
+    if size < 2:
+        raise LocalProtocolError(f"the peer takes PDUs of {length} bytes at most, which leaves no room for data")
+    return size
+
+
+def encode_command(context_id: int, command: Command, size: int) -> bytes:
+    """The PDUs of a command set, fragments of at most ``size`` bytes."""
+    data = command.encode()
+    if len(data) <= size:
+        return _head(context_id, _COMMAND | _LAST, len(data)) + data
+    pdus = bytearray()
+    for start in range(0, len(data), size):
+        piece = data[start : start + size]
+        control = _COMMAND | _LAST if start + size >= len(data) else _COMMAND
+        pdus += _head(context_id, control, len(piece)) + piece
+    return bytes(pdus)
+
+
+def data_head(context_id: int, length: int, *, is_last: bool) -> bytes:
+    """The PDU and PDV header in front of a data set fragment of ``length`` bytes."""
+    return _head(context_id, _LAST if is_last else 0, length)
+
+
+def _head(context_id: int, control: int, length: int) -> bytes:
+    return PDU_HEADER.pack(PduType.P_DATA_TF, length + PDV_HEADER.size) + PDV_HEADER.pack(
+        length + 2, context_id, control
+    )

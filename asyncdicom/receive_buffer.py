@@ -1,0 +1,235 @@
+"""Bytes in, PDUs and P-DATA fragments out, as views of the receive memory (PS3.8 9.3, annex E).
+
+The core owns the memory and the transport only fills it. A :class:`SlabPool` holds it for many associations: what is
+received lands in the pool's current slab, is read in place and consumed before the next read, so one slab serves all
+associations of a loop. Only a consumer that must keep views past that takes the slab away
+(:meth:`SlabPool.take`), and gives it back when it is done.
+
+A PDU never has to be whole and its length costs no memory: of each fragment, what is there is passed on at once. Only a
+header that is cut by the end of a read is carried over, and the small PDUs other than P-DATA-TF are gathered.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from .errors import AbortReason, ProtocolError
+from .pdu import MAX_ASSOCIATE_LENGTH, PDU, PDU_HEADER, PDV_HEADER, PduType, decode_pdu
+
+__all__ = ["SLAB_SIZE", "Fragment", "ReceiveBuffer", "SlabPool"]
+
+SLAB_SIZE = 256 * 1024
+"""Bytes per read at most. It fits a core's cache with room to spare; larger slabs measured no faster on loopback."""
+
+_HEADERS = PDU_HEADER.size + PDV_HEADER.size
+_PDV_OVERHEAD = 2
+_P_DATA_TF = int(PduType.P_DATA_TF)
+_LAST = 2  # message control header: bit 1
+_FIXED_LENGTH = 4  # of every PDU but A-ASSOCIATE-RQ, -AC and P-DATA-TF
+
+_MAX_LENGTHS = {
+    PduType.A_ASSOCIATE_RQ.value: (_ASSOCIATE := range(MAX_ASSOCIATE_LENGTH + 1)),
+    PduType.A_ASSOCIATE_AC.value: _ASSOCIATE,
+    PduType.A_ASSOCIATE_RJ.value: (_FIXED := range(_FIXED_LENGTH, _FIXED_LENGTH + 1)),
+    PduType.A_RELEASE_RQ.value: _FIXED,
+    PduType.A_RELEASE_RP.value: _FIXED,
+    PduType.A_ABORT.value: _FIXED,
+}
+
+
+Fragment: TypeAlias = tuple[int, int, memoryview]
+"""What has come of one PDV (PS3.8 annex E): presentation context ID, message control header, and the bytes.
+
+Of the message control header, bit 0 is set for a command, and bit 1 only when the last fragment's end is here. The bytes
+are a view of the receive memory, good until the consumer returns unless it takes the slab.
+"""
+
+
+class SlabPool:
+    """Receive memory for the associations of one event loop."""
+
+    def __init__(self, slab_size: int = SLAB_SIZE, spare: int = 4) -> None:
+        self._slab_size = slab_size
+        self._spare = spare
+        """Slabs that are kept for the next time when they come back."""
+        self._free: list[memoryview] = []
+        self._current: memoryview | None = None
+        self.taken = 0
+        """Slabs that consumers hold."""
+
+    def current(self) -> memoryview:
+        """The slab for the next read; it stays the pool's."""
+        if self._current is None:
+            self._current = self._free.pop() if self._free else memoryview(bytearray(self._slab_size))
+        return self._current
+
+    def take(self) -> memoryview:
+        """The current slab, now the caller's: views of it stay good until it is handed to :meth:`give_back`."""
+        slab = self.current()
+        self._current = None
+        self.taken += 1
+        return slab
+
+    def give_back(self, slab: memoryview) -> None:
+        """A slab that nobody looks at any more."""
+        self.taken -= 1
+        if len(self._free) < self._spare:
+            self._free.append(slab)
+
+
+class ReceiveBuffer:
+    """The framing of one association: reads PDU and PDV headers, passes on the rest.
+
+    Refuses from the header alone, before anything is kept: a PDU of unknown type, a P-DATA-TF above what this side
+    announced, an A-ASSOCIATE above 1 MiB, any other PDU that has not its fixed length, a PDV that overruns its PDU.
+    """
+
+    def __init__(self, pool: SlabPool, max_pdu_length: int) -> None:
+        """``max_pdu_length`` is what this side announces (PS3.8 D.1); 0 takes every length."""
+        self._pool = pool
+        # Some peers count the six bytes of the PDU header, which PS3.8 D.1 does not: one header more is let pass.
+        self._max_length = max_pdu_length + PDU_HEADER.size if max_pdu_length else 0xFFFFFFFF
+        self._carry = b""
+        """A header's beginning that ended the last read."""
+        self._pdu_left = 0
+        """Bytes of the current P-DATA-TF that belong to no PDV yet."""
+        self._pdv_left = 0
+        """Bytes of the current PDV that are still to come."""
+        self._context_id = 0
+        self._control = 0
+        self._body: bytearray | None = None
+        """What is there of a PDU other than P-DATA-TF."""
+        self._body_type = 0
+        self._body_length = 0
+        self._failed = False
+
+    @property
+    def is_between_pdus(self) -> bool:
+        """Whether the last PDU has ended and nothing of a next one has come."""
+        return not (self._carry or self._pdu_left or self._pdv_left or self._body is not None)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes shall go."""
+        return self._pool.current()
+
+    def bytes_received(self, count: int) -> list[Fragment | PDU | ProtocolError]:
+        """What the ``count`` bytes in the last :meth:`get_buffer` complete, in order.
+
+        A :class:`~asyncdicom.errors.ProtocolError` stands where the stream cannot be read further (Evt19); what comes
+        after it is ignored. Fragments are views of the pool's current slab: use them, or take the slab, before the
+        next read.
+        """
+        view = self._pool.current()[:count]
+        if self._carry:
+            # At most 11 bytes moved in front of a read, and the read with them: rare, and cheaper than a second path.
+            view = memoryview(self._carry + view)
+            self._carry = b""
+        found: list[Fragment | PDU | ProtocolError] = []
+        if not self._failed:
+            try:
+                self._read(view, found)
+            except ProtocolError as error:
+                self._failed = True
+                self._body = None
+                found.append(error)
+        return found
+
+    def _read(self, view: memoryview, found: list[Fragment | PDU | ProtocolError]) -> None:
+        position, end = 0, len(view)
+        add = found.append
+        while position < end:
+            if self._pdv_left:
+                position = self._continue_fragment(view, position, end, found)
+                continue
+            if self._pdu_left:
+                if end - position < PDV_HEADER.size:
+                    self._carry = bytes(view[position:])
+                    return
+                position = self._begin_fragment(view, position, found)
+                continue
+            if self._body is not None:
+                taken = view[position : position + self._body_length - len(self._body)]
+                self._body += taken
+                position += len(taken)
+                self._finish_body(found)
+                continue
+            if end - position < PDU_HEADER.size:
+                self._carry = bytes(view[position:])
+                return
+            pdu_type, length = PDU_HEADER.unpack_from(view, position)
+            if pdu_type != _P_DATA_TF:
+                self._begin_body(pdu_type, length)
+                position += PDU_HEADER.size
+                self._finish_body(found)
+                continue
+            if length > self._max_length:
+                announced = self._max_length - PDU_HEADER.size
+                raise ProtocolError(f"P-DATA-TF of {length} bytes, this side announced a maximum of {announced}")
+            if end - position >= _HEADERS:
+                # The usual PDU, one PDV and all of it here: one tuple and on.
+                pdv_length, context_id, control = PDV_HEADER.unpack_from(view, position + PDU_HEADER.size)
+                if (
+                    pdv_length + 4 == length
+                    and position + PDU_HEADER.size + length <= end
+                    and pdv_length >= _PDV_OVERHEAD
+                ):
+                    start = position + _HEADERS
+                    position += PDU_HEADER.size + length
+                    add((context_id, control, view[start:position]))
+                    continue
+            if length < PDV_HEADER.size:
+                raise ProtocolError(f"P-DATA-TF of {length} bytes cannot hold a PDV")
+            position += PDU_HEADER.size
+            self._pdu_left = length
+
+    def _begin_fragment(self, view: memoryview, position: int, found: list[Fragment | PDU | ProtocolError]) -> int:
+        length, self._context_id, self._control = PDV_HEADER.unpack_from(view, position)
+        # Compared without adding: lengths near 2**32 must not slip through (and would in a language that wraps).
+        if not _PDV_OVERHEAD <= length <= self._pdu_left - 4:
+            raise ProtocolError(f"PDV length {length} in a P-DATA-TF that has {self._pdu_left - 4} bytes left for it")
+        self._pdu_left -= length + 4
+        if 0 < self._pdu_left < PDV_HEADER.size:
+            raise ProtocolError(f"{self._pdu_left} bytes left in a P-DATA-TF where a PDV header was expected")
+        self._pdv_left = length - _PDV_OVERHEAD
+        if not self._pdv_left:  # an empty fragment, which a receiver is advised to take (PS3.8 annex E)
+            end = position + PDV_HEADER.size
+            found.append((self._context_id, self._control, view[end:end]))
+        return position + PDV_HEADER.size
+
+    def _continue_fragment(
+        self, view: memoryview, position: int, end: int, found: list[Fragment | PDU | ProtocolError]
+    ) -> int:
+        if end - position >= self._pdv_left:
+            end = position + self._pdv_left
+            found.append((self._context_id, self._control, view[position:end]))
+        else:
+            found.append((self._context_id, self._control & ~_LAST, view[position:end]))
+        self._pdv_left -= end - position
+        return end
+
+    def _begin_body(self, pdu_type: int, length: int) -> None:
+        allowed = _MAX_LENGTHS.get(pdu_type)
+        if allowed is None:
+            raise ProtocolError(_unrecognized(pdu_type), AbortReason.UNRECOGNIZED_PDU)
+        if length not in allowed:
+            name = PduType(pdu_type).name.replace("_", "-")
+            raise ProtocolError(f"{name} announces {length} bytes, {allowed[-1]} are the most it may have")
+        self._body = bytearray()
+        self._body_type = pdu_type
+        self._body_length = length
+
+    def _finish_body(self, found: list[Fragment | PDU | ProtocolError]) -> None:
+        assert self._body is not None
+        if len(self._body) == self._body_length:
+            body, self._body = bytes(self._body), None
+            found.append(decode_pdu(self._body_type, body))
+
+
+_STRANGERS = {
+    0x16: "; it looks like a TLS handshake on a port without TLS",
+    **dict.fromkeys(b"GPHDOC", "; it looks like an HTTP request"),
+}
+
+
+def _unrecognized(pdu_type: int) -> str:
+    return f"unrecognized PDU type {pdu_type:02X}H{_STRANGERS.get(pdu_type, '')}"
