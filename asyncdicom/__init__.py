@@ -1,1 +1,64 @@
-"""The DICOM network stack for asyncio."""
+"""The DICOM network stack for asyncio: the names that are public, and nothing else."""
+
+from .association import Association, CStoreHandler, CStoreRequest, Timeouts
+from .client import connect
+from .command import Category, Command, Priority, Status
+from .data_set import IncomingDataSet
+from .errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationLost,
+    AssociationRejected,
+    AssociationReleased,
+    AssociationTimeout,
+    DataSetError,
+    DicomError,
+    FileFormatError,
+    LocalProtocolError,
+    NoAcceptedContext,
+    ProtocolError,
+)
+from .instances import Instance, contexts_for, read_instance, split_by_contexts
+from .part10 import FileMeta
+from .pdu import UserIdentity
+from .presentation import Context, PresentationContext
+from .server import Server, serve, storage_contexts
+
+__all__ = [
+    "Association",
+    "AssociationAborted",
+    "AssociationError",
+    "AssociationLost",
+    "AssociationRejected",
+    "AssociationReleased",
+    "AssociationTimeout",
+    "CStoreHandler",
+    "CStoreRequest",
+    "Category",
+    "Command",
+    "Context",
+    "DataSetError",
+    "DicomError",
+    "FileFormatError",
+    "FileMeta",
+    "IncomingDataSet",
+    "Instance",
+    "LocalProtocolError",
+    "NoAcceptedContext",
+    "PresentationContext",
+    "Priority",
+    "ProtocolError",
+    "Server",
+    "Status",
+    "Timeouts",
+    "UserIdentity",
+    "__version__",
+    "connect",
+    "contexts_for",
+    "read_instance",
+    "serve",
+    "split_by_contexts",
+    "storage_contexts",
+]
+
+__version__ = "0.1.0"

@@ -2,8 +2,8 @@
 
 The core owns the memory and the transport only fills it. A :class:`SlabPool` holds it for many associations: what is
 received lands in the pool's current slab, is read in place and consumed before the next read, so one slab serves all
-associations of a loop. Only a consumer that must keep views past that takes the slab away
-(:meth:`SlabPool.take`), and gives it back when it is done.
+associations of a loop. Only a consumer that must keep views past that holds the slab
+(:meth:`SlabPool.hold`), and releases it when it is done.
 
 A PDU never has to be whole and its length costs no memory: of each fragment, what is there is passed on at once. Only a
 header that is cut by the end of a read is carried over, and the small PDUs other than P-DATA-TF are gathered.
@@ -16,7 +16,7 @@ from typing import TypeAlias
 from .errors import AbortReason, ProtocolError
 from .pdu import MAX_ASSOCIATE_LENGTH, PDU, PDU_HEADER, PDV_HEADER, PduType, decode_pdu
 
-__all__ = ["SLAB_SIZE", "Fragment", "ReceiveBuffer", "SlabPool"]
+__all__ = ["SLAB_SIZE", "Fragment", "Lease", "ReceiveBuffer", "SlabPool"]
 
 SLAB_SIZE = 256 * 1024
 """Bytes per read at most. It fits a core's cache with room to spare; larger slabs measured no faster on loopback."""
@@ -40,9 +40,27 @@ _MAX_LENGTHS = {
 Fragment: TypeAlias = tuple[int, int, memoryview]
 """What has come of one PDV (PS3.8 annex E): presentation context ID, message control header, and the bytes.
 
-Of the message control header, bit 0 is set for a command, and bit 1 only when the last fragment's end is here. The bytes
-are a view of the receive memory, good until the consumer returns unless it takes the slab.
+Of the message control header, bit 0 is set for a command, and bit 1 only when the last fragment's end is here. The
+bytes are a view of the receive memory, good until the consumer returns unless it holds the slab.
 """
+
+
+class Lease:
+    """A slab that consumers hold on to: its views stay good until everyone who holds it has released it."""
+
+    __slots__ = ("_pool", "_slab", "holders", "size")
+
+    def __init__(self, pool: SlabPool, slab: memoryview) -> None:
+        self._pool = pool
+        self._slab = slab
+        self.size = len(slab)
+        self.holders = 0
+
+    def release(self) -> None:
+        """One holder is done with the views it got."""
+        self.holders -= 1
+        if not self.holders:
+            self._pool.give_back(self._slab)
 
 
 class SlabPool:
@@ -54,25 +72,30 @@ class SlabPool:
         """Slabs that are kept for the next time when they come back."""
         self._free: list[memoryview] = []
         self._current: memoryview | None = None
-        self.taken = 0
+        self._lease: Lease | None = None
+        """Of the current slab, once somebody holds it."""
+        self.held = 0
         """Slabs that consumers hold."""
 
     def current(self) -> memoryview:
         """The slab for the next read; it stays the pool's."""
+        if self._lease is not None:
+            self._lease = self._current = None
         if self._current is None:
             self._current = self._free.pop() if self._free else memoryview(bytearray(self._slab_size))
         return self._current
 
-    def take(self) -> memoryview:
-        """The current slab, now the caller's: views of it stay good until it is handed to :meth:`give_back`."""
-        slab = self.current()
-        self._current = None
-        self.taken += 1
-        return slab
+    def hold(self) -> Lease:
+        """Keep the slab of the last read, for one holder more: the next read goes elsewhere."""
+        if self._lease is None:
+            self._lease = Lease(self, self.current())
+            self.held += 1
+        self._lease.holders += 1
+        return self._lease
 
     def give_back(self, slab: memoryview) -> None:
         """A slab that nobody looks at any more."""
-        self.taken -= 1
+        self.held -= 1
         if len(self._free) < self._spare:
             self._free.append(slab)
 
@@ -116,7 +139,7 @@ class ReceiveBuffer:
         """What the ``count`` bytes in the last :meth:`get_buffer` complete, in order.
 
         A :class:`~asyncdicom.errors.ProtocolError` stands where the stream cannot be read further (Evt19); what comes
-        after it is ignored. Fragments are views of the pool's current slab: use them, or take the slab, before the
+        after it is ignored. Fragments are views of the pool's current slab: use them, or hold the slab, before the
         next read.
         """
         view = self._pool.current()[:count]

@@ -120,8 +120,12 @@ class UpperLayer:
         """The transport connection shall be closed now; what is to be sent goes first."""
         self.error: ProtocolError | None = None
         """What the peer did wrong, once it did."""
+        self.has_news = False
+        """Something has been put into the outbox or inbox, or a deadline or ``close_expected`` was set."""
         self._artim_timeout = artim_timeout
-        self._receive = ReceiveBuffer(pool if pool is not None else SlabPool(), max_pdu_length)
+        self.pool = pool if pool is not None else SlabPool()
+        """The receive memory."""
+        self._receive = ReceiveBuffer(self.pool, max_pdu_length)
         self._admit = admit
         self._outbox: list[bytes] = []
         self._inbox: list[Indicated] = []
@@ -191,7 +195,7 @@ class UpperLayer:
         fragments: list[Fragment] = []
         may_pass = self.state is State.STA6 or self.state is State.STA7
         for item in found:
-            if type(item) is tuple:  # a fragment: the hot path, no look-up in the table
+            if isinstance(item, tuple):  # a fragment: the hot path, no look-up in the table
                 if may_pass:
                     fragments.append(item)
                 elif Event.EVT10 in TABLE[self.state]:
@@ -237,6 +241,7 @@ class UpperLayer:
         self._now, self._pdu = now, pdu
         self.state = action(self)
         self._pdu = None
+        self.has_news = True
 
     def _start_artim(self) -> None:
         self.deadline = self._now + self._artim_timeout

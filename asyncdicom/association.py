@@ -1,0 +1,752 @@
+"""An association: the coroutines that a user calls, and the requests that the peer makes (PS3.7 chapter 7, PS3.8 7).
+
+The one place that knows both the upper layer (below the connection) and DIMSE. What comes from the network is handled
+in the event loop's callback; a task is made only for a handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .command import Command, CommandField, Priority, Status
+from .data_set import MAX_HELD, IncomingDataSet
+from .dimse import CommandReceived, MessageReader, data_head, encode_command, fragment_size
+from .errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationLost,
+    AssociationReleased,
+    AssociationTimeout,
+    DataSetError,
+    LocalProtocolError,
+    NoAcceptedContext,
+    ProtocolError,
+)
+from .file_sender import FileSender
+from .instances import Instance, convert, describe_data_set, encode, read_instance
+from .part10 import FileMeta
+from .pdu import Abort
+from .transport import Connection
+from .uids import VERIFICATION, name_of
+from .upper_layer import Indication, State, UpperLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from pydicom import Dataset
+
+    from .dimse import DataReceived
+    from .pdu import UserInformation
+    from .presentation import PresentationContext
+    from .receive_buffer import Fragment, SlabPool
+    from .upper_layer import Indicated
+
+__all__ = ["Association", "CStoreHandler", "CStoreRequest", "Timeouts"]
+
+_log = logging.getLogger("asyncdicom")
+
+_MAX_WAITING_REQUESTS = 1024
+"""Requests of a peer that does not wait for answers; their data sets are bounded by the memory that they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each kind of waiting lasts, in seconds; ``math.inf`` waits for ever."""
+
+    connect: float = 30.0
+    """For the transport connection, with its TLS handshake."""
+    acse: float = 30.0
+    """For the answer to an association request or a release; as ARTIM, for a request to come and the peer to close."""
+    dimse: float = 60.0
+    """For a response; for the rest of a message that has begun; for the peer to take what is sent."""
+    idle: float = 300.0
+    """Without any message, then the association is released."""
+
+
+CStoreHandler: TypeAlias = "Callable[[CStoreRequest], Awaitable[Status | int]]"
+"""What a user registers for C-STORE; it starts when the command is here, before the data set is."""
+
+
+class CStoreRequest:
+    """A C-STORE that the peer asks for (PS3.7 9.1.1). The data set may still be coming: :attr:`data_set` streams it."""
+
+    __slots__ = ("association", "command", "context", "data_set")
+
+    def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
+        self.association = association
+        self.context = context
+        """The presentation context on which it came."""
+        self.command = command
+        self.data_set = IncomingDataSet(
+            FileMeta(
+                sop_class_uid=self.sop_class_uid,
+                sop_instance_uid=self.sop_instance_uid,
+                transfer_syntax_uid=context.transfer_syntax,
+                source_ae_title=association.calling_ae_title,
+                sending_ae_title=association.calling_ae_title,
+                receiving_ae_title=association.called_ae_title,
+            ),
+            association._pool,
+            association._held_changed,
+        )
+        """The data set, to be consumed once."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """Affected SOP Class UID; it is the context's abstract syntax."""
+        return self.command.affected_sop_class_uid or ""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """Affected SOP Instance UID: text from the peer, not checked; never make a path of it as it is."""
+        return self.command.affected_sop_instance_uid or ""
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """In which the data set is encoded."""
+        return self.context.transfer_syntax
+
+    @property
+    def message_id(self) -> int:
+        """Message ID of the request."""
+        return self.command.message_id or 0
+
+    @property
+    def priority(self) -> int:
+        """A :class:`~asyncdicom.command.Priority`."""
+        return self.command.priority or Priority.MEDIUM
+
+    @property
+    def move_originator_ae_title(self) -> str | None:
+        """The C-MOVE requestor, when this is a sub-operation of a C-MOVE."""
+        return self.command.move_originator_application_entity_title
+
+    @property
+    def move_originator_message_id(self) -> int | None:
+        """Message ID of that C-MOVE."""
+        return self.command.move_originator_message_id
+
+    @property
+    def calling_ae_title(self) -> str:
+        """Of the association's requestor."""
+        return self.association.calling_ae_title
+
+    @property
+    def called_ae_title(self) -> str:
+        """By which the requestor called this side."""
+        return self.association.called_ae_title
+
+    @property
+    def peer_address(self) -> str:
+        """Where the request comes from: an IP address."""
+        return self.association.peer_address
+
+
+class Association:
+    """One association, on either side. Made by :func:`asyncdicom.connect` and by a server; not by hand.
+
+    Requests may be made by several tasks at once; they are sent one after the other, as no asynchronous operations
+    window was negotiated. Once the association is over, every method that needs it raises the same
+    :class:`~asyncdicom.errors.AssociationError`, which says why.
+    """
+
+    def __init__(
+        self,
+        upper_layer: UpperLayer,
+        pool: SlabPool,
+        timeouts: Timeouts,
+        *,
+        max_send_pdu_length: int,
+        c_store: CStoreHandler | None = None,
+        on_associate: Callable[[Association, Indicated], None],
+        on_end: Callable[[Association], None] | None = None,
+    ) -> None:
+        self.connection = Connection(upper_layer, self)
+        self.timeouts = timeouts
+        self.called_ae_title = ""
+        self.calling_ae_title = ""
+        self.peer_address = ""
+        """IP address of the peer."""
+        self.contexts: dict[int, PresentationContext] = {}
+        """The accepted presentation contexts by ID."""
+        self.peer_information: UserInformation | None = None
+        """What the peer said of itself when the association was negotiated."""
+        self._upper_layer = upper_layer
+        self._pool = pool
+        self._max_send_pdu_length = max_send_pdu_length
+        self._fragment_size = 0
+        self._c_store = c_store
+        self._on_associate = on_associate
+        self._on_end = on_end
+        self._reader = MessageReader(self.contexts)
+        self._is_established = False
+        self._ended: AssociationError | None = None
+        loop = asyncio.get_running_loop()
+        self.negotiated: asyncio.Future[None] = loop.create_future()
+        """Done when the association is established, or never will be."""
+        self.negotiated.add_done_callback(_retrieve)
+        self._closed: asyncio.Future[None] = loop.create_future()
+        # This side's requests
+        self._message_id = 0
+        self._operation = asyncio.Lock()
+        """Held from a request to its response: the window is one."""
+        self._sending = asyncio.Lock()
+        """Held while a message goes out: messages do not interleave."""
+        self._deferred: list[tuple[int, Command]] = []
+        """Responses that wait for the message that is going out."""
+        self._response: asyncio.Future[Command] | None = None
+        self._request: Command | None = None
+        self._response_due: float | None = None
+        self._file_sender: FileSender | None = None
+        # The peer's requests
+        self._incoming: IncomingDataSet | None = None
+        """Of the message that is being received; None when its data set is of no interest."""
+        self._refusal: Command | None = None
+        """What to answer when the message that is being received has ended."""
+        self._refusal_context = 0
+        self._waiting: deque[CStoreRequest] = deque()
+        self._handler: asyncio.Task[None] | None = None
+        self._held = 0
+        self._release_requested = False
+        self._release_due: float | None = None
+        self._last_message = self.connection.now()
+
+    def __repr__(self) -> str:
+        state = "established" if self.is_established else "over" if self._ended else "being negotiated"
+        return f"<Association {self.calling_ae_title} -> {self.called_ae_title} ({self.peer_address}), {state}>"
+
+    # What a user asks and does
+
+    @property
+    def is_established(self) -> bool:
+        """Whether it can be used."""
+        return self._is_established and self._ended is None
+
+    def accepted(self, sop_class_uid: str) -> list[PresentationContext]:
+        """The presentation contexts on which this side may be SCU of a SOP class."""
+        return [each for each in self.contexts.values() if each.abstract_syntax == sop_class_uid and each.scu]
+
+    async def c_echo(self) -> Status:
+        """Verify that the peer answers (C-ECHO, PS3.7 9.1.5). Returns the response's status.
+
+        Raises NoAcceptedContext without an accepted context for Verification, and AssociationError. Cancellation while
+        the answer is awaited aborts the association.
+        """
+        context = self._context_for(VERIFICATION)
+        request = Command(
+            CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION, message_id=self._next_message_id()
+        )
+        return await self._perform(context, request, lambda: self._send_command(context.id, request))
+
+    async def c_store(
+        self,
+        instance: str | os.PathLike[str] | Instance | Dataset,
+        *,
+        priority: Priority = Priority.MEDIUM,
+        move_originator_ae_title: str | None = None,
+        move_originator_message_id: int | None = None,
+        decompress: bool = False,
+    ) -> Status:
+        """Send an instance (C-STORE, PS3.7 9.1.1). Returns the response's status; failures are values, not exceptions.
+
+        ``instance`` is a DICOM file, a pydicom ``Dataset``, or an :class:`~asyncdicom.instances.Instance`, which may
+        also hold an encoded data set in memory. A file's data set goes out as it lies on disk if its transfer syntax
+        was accepted. Otherwise it is converted in a thread: between uncompressed syntaxes always, from a compressed one
+        only when ``decompress`` allows it and pydicom has a codec. Files are read in the event loop, about 256 KiB at a
+        time.
+
+        Raises NoAcceptedContext when nothing that was accepted can carry it, FileFormatError or OSError for a file that
+        cannot be read (nothing was sent then), and AssociationError. Cancellation once sending has begun aborts the
+        association.
+        """
+        if isinstance(instance, (str, os.PathLike)):
+            instance = read_instance(instance)
+        context, instance = await self._prepare(instance, decompress=decompress)
+        request = Command(
+            CommandField.C_STORE_RQ,
+            has_data_set=True,
+            affected_sop_class_uid=instance.sop_class_uid,
+            message_id=self._next_message_id(),
+            priority=priority,
+            affected_sop_instance_uid=instance.sop_instance_uid,
+            move_originator_application_entity_title=move_originator_ae_title,
+            move_originator_message_id=move_originator_message_id,
+        )
+        return await self._perform(context, request, lambda: self._send_instance(context.id, request, instance))
+
+    async def release(self) -> None:
+        """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
+
+        Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
+        timeout; the association is aborted then, as it is on cancellation.
+        """
+        async with self._operation:
+            if self._ended is not None or not self._is_established:
+                return
+            try:
+                async with asyncio.timeout(_finite(self.timeouts.acse)):
+                    self._request_release()
+                    await self._wait_closed()
+            except TimeoutError:
+                await self.abort()
+                raise AssociationTimeout(f"no answer to the release for {self.timeouts.acse:g} s") from None
+            except asyncio.CancelledError:
+                self._abort_now()
+                raise
+            if isinstance(self._ended, AssociationAborted):
+                raise _again(self._ended)
+
+    async def abort(self) -> None:
+        """Abort the association (A-ABORT, PS3.8 7.3): what is in flight fails. Waits until the connection is closed.
+
+        Does nothing if it is over already. The peer has the ACSE timeout to close; on cancellation the connection is
+        closed at once.
+        """
+        self._abort_now()
+        try:
+            await self._wait_closed()
+        except asyncio.CancelledError:
+            self.connection.kill()
+            raise
+
+    async def wait_closed(self) -> AssociationError | None:
+        """Wait until the association is over and its connection closed; returns why it ended."""
+        await self._wait_closed()
+        return self._ended
+
+    # Requests of this side
+
+    def _next_message_id(self) -> int:
+        self._message_id = self._message_id % 0xFFFF + 1
+        return self._message_id
+
+    def _context_for(self, sop_class_uid: str) -> PresentationContext:
+        self._check_established()
+        if contexts := self.accepted(sop_class_uid):
+            return contexts[0]
+        raise NoAcceptedContext(f"the association has no accepted presentation context for {name_of(sop_class_uid)}")
+
+    def _check_established(self) -> None:
+        if self._ended is not None:
+            raise _again(self._ended)
+        if not self._is_established:
+            raise LocalProtocolError("the association is not established")
+
+    async def _prepare(self, instance: Instance | Dataset, *, decompress: bool) -> tuple[PresentationContext, Instance]:
+        """Find the context that carries the instance as it is, or convert it to one."""
+        self._check_established()
+        if isinstance(instance, Instance):
+            sop_class, sop_instance, syntax = instance[:3]
+        else:
+            sop_class, sop_instance, syntax = describe_data_set(instance)
+        contexts = self.accepted(sop_class)
+        for context in contexts:
+            if context.transfer_syntax == syntax:
+                if not isinstance(instance, Instance):
+                    data = encode(instance, syntax)
+                    instance = Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
+                return context, instance
+        if not contexts:
+            raise NoAcceptedContext(f"the peer accepted no presentation context for {name_of(sop_class)}")
+        accepted = {context.transfer_syntax: context for context in contexts}
+        syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
+        return accepted[syntax], Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
+
+    async def _perform(
+        self, context: PresentationContext, request: Command, send: Callable[[], Coroutine[None, None, None]]
+    ) -> Status:
+        """Send a request and wait for its response, one at a time."""
+        async with self._operation:
+            self._check_established()
+            self._response = asyncio.get_running_loop().create_future()
+            self._request = request
+            writes = self.connection.writes
+            try:
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log.debug("> %s on context %d", request, context.id)
+                async with self._sending:
+                    await send()
+                self._send_deferred()
+                self._response_due = self.connection.now() + self.timeouts.dimse
+                self.connection.wake_at(self._response_due)
+                response = await self._response
+            except BaseException:
+                # A message that was cut off cannot be taken back, and a late response must not meet another request.
+                if self.connection.writes != writes:
+                    self._abort_now()
+                _retrieve(self._response)
+                raise
+            finally:
+                self._response = self._request = self._response_due = None
+            return _status_of(response)
+
+    async def _send_command(self, context_id: int, command: Command) -> None:
+        self._check_may_send()
+        self.connection.write(encode_command(context_id, command, self._fragment_size))
+
+    async def _send_instance(self, context_id: int, command: Command, instance: Instance) -> None:
+        self._check_may_send()
+        head = encode_command(context_id, command, self._fragment_size)
+        if instance.path:
+            if self._file_sender is None:
+                self._file_sender = FileSender(self.connection, self._fragment_size)
+            await self._file_sender.send(context_id, head, instance, self.timeouts.dimse)
+            return
+        data = memoryview(instance.data)
+        if len(data) % 2:
+            data = memoryview(bytes(data) + b"\0")  # fragments are of even length; only a deflated data set may be odd
+        pieces: list[memoryview | bytes] = [head]
+        gathered = 0
+        for start in range(0, len(data), self._fragment_size):
+            piece = data[start : start + self._fragment_size]
+            is_last = start + len(piece) == len(data)
+            pieces += (data_head(context_id, len(piece), is_last=is_last), piece)
+            gathered += len(piece)
+            if is_last or gathered >= _WRITE_SIZE:
+                await self.connection.write_and_drain(pieces, self.timeouts.dimse)
+                pieces, gathered = [], 0
+
+    def _check_may_send(self) -> None:
+        if self._ended is not None:
+            raise _again(self._ended)
+        self._upper_layer.check_may_send_data()
+
+    def _request_release(self) -> None:
+        if self._upper_layer.state is State.STA6:
+            self._upper_layer.release(self.connection.now())
+            self.connection.flush()
+
+    def _abort_now(self, error: AssociationError | None = None) -> None:
+        if self._ended is None:
+            self._end(error or AssociationAborted(0, 0, by_peer=False))
+            if self._upper_layer.state in _MAY_ABORT:
+                self._upper_layer.abort(self.connection.now())
+                self.connection.flush()
+            else:
+                self.connection.kill()
+
+    async def _wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+    # What the network brings (ConnectionUser)
+
+    def established(self, peer: UserInformation, contexts: dict[int, PresentationContext]) -> None:
+        """The negotiation has succeeded; raises LocalProtocolError if the peer's maximum length leaves no room."""
+        self.peer_information = peer
+        self.contexts.update(contexts)
+        self._fragment_size = fragment_size(peer.maximum_length, self._max_send_pdu_length)
+        self._is_established = True
+        self._last_message = self.connection.now()
+        self.connection.wake_at(self._last_message + min(self.timeouts.idle, self.timeouts.dimse))
+        if not self.negotiated.done():
+            self.negotiated.set_result(None)
+
+    def fragments_received(self, fragments: list[Fragment], now: float) -> None:
+        """P-DATA has come."""
+        if self._ended is not None:
+            return
+        for received in self._reader.receive(fragments):
+            if isinstance(received, CommandReceived):
+                self._last_message = now
+                self._command_received(received.context, received.command)
+            else:
+                self._data_received(received)
+        if not self._reader.is_between_messages:
+            self.connection.wake_at(now + self.timeouts.dimse)
+
+    def indicated(self, indicated: Indicated) -> None:
+        """The upper layer says how the association goes on, or that it does not."""
+        what, about = indicated
+        if what in _NEGOTIATION:
+            self._on_associate(self, indicated)
+        elif what is Indication.RELEASE:
+            _log.debug("< A-RELEASE-RQ from %s", self.calling_ae_title)
+            self._release_requested = True
+            self._release_due = self.connection.now() + self.timeouts.acse
+            self.connection.wake_at(self._release_due)
+            self._answer_release_if_done()
+        elif what is Indication.RELEASE_COLLISION:
+            # PS3.8 9.2.2: the requestor of the association answers first, the acceptor after it was answered.
+            if self._upper_layer.is_requestor:
+                self._upper_layer.respond_to_release(self.connection.now())
+                self.connection.flush()
+        elif what is Indication.RELEASED:
+            if self._upper_layer.state is State.STA12:
+                self._upper_layer.respond_to_release(self.connection.now())
+                self.connection.flush()
+            self._end(AssociationReleased("the association was released"))
+        elif what is Indication.ABORT or what is Indication.PROVIDER_ABORT:
+            self._end(_end_error(about))
+
+    def handle_timer(self, now: float) -> float | None:
+        """See which deadline has passed."""
+        if self._ended is not None or not self._is_established:
+            return None
+        due = [self._last_activity() + self.timeouts.idle]
+        if not self._reader.is_between_messages:
+            stalled = self.connection.last_received + self.timeouts.dimse
+            if now >= stalled and not self.connection.is_reading_paused:
+                self._time_out(f"the peer has sent nothing for {self.timeouts.dimse:g} s in the middle of a message")
+                return None
+            due.append(max(stalled, now + 1) if self.connection.is_reading_paused else stalled)
+        if self._response_due is not None:
+            if now >= self._response_due:
+                self._time_out(
+                    f"no response to {self._request and self._request.message.name} for {self.timeouts.dimse:g} s"
+                )
+                return None
+            due.append(self._response_due)
+        if self._release_due is not None:
+            if now >= self._release_due:
+                self._time_out(f"the release was not done for {self.timeouts.acse:g} s")
+                return None
+            due.append(self._release_due)
+        elif now >= due[0]:
+            if self._is_busy():
+                due[0] = now + self.timeouts.idle
+            else:
+                _log.info("= releasing %s -> %s, idle", self.calling_ae_title, self.called_ae_title)
+                self._release_due = now + self.timeouts.acse
+                self._request_release()
+                due[0] = self._release_due
+        return min(due)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self._end(AssociationLost(f"the connection was lost{f': {error}' if error else ''}"))
+        if not self._closed.done():
+            self._closed.set_result(None)
+        if self._on_end is not None:
+            self._on_end(self)
+
+    # Helpers of these
+
+    def _command_received(self, context: PresentationContext, command: Command) -> None:
+        self._incoming = self._refusal = None
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("< %s on context %d", command, context.id)
+        if command.message.is_response:
+            self._response_received(command)
+        elif command.message.field is CommandField.C_CANCEL_RQ:
+            pass  # nothing that could be cancelled is offered, and one that is late has no effect (PS3.7 9.3.2.3)
+        elif command.message_id is None:
+            raise ProtocolError(f"{command.message.name} without a Message ID cannot be answered")
+        else:
+            self._request_received(context, command)
+
+    def _request_received(self, context: PresentationContext, command: Command) -> None:
+        status = self._judge(context, command)
+        if status is None:
+            request = CStoreRequest(self, context, command)
+            self._incoming = request.data_set
+            if len(self._waiting) >= _MAX_WAITING_REQUESTS:
+                raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests are waiting, one at a time was negotiated")
+            self._waiting.append(request)
+            self._start_handler()
+            return
+        answer = _response_to(command, status)
+        if command.has_data_set:  # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read
+            self._refusal, self._refusal_context = answer, context.id
+        else:
+            self._respond(context.id, answer)
+
+    def _judge(self, context: PresentationContext, command: Command) -> Status | None:
+        """The status that answers a request at once, None for a C-STORE that a handler shall have."""
+        field = command.message.field
+        if field is CommandField.C_ECHO_RQ:
+            return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
+        if field is not CommandField.C_STORE_RQ or self._c_store is None or not context.scp:
+            return Status.UNRECOGNIZED_OPERATION
+        if command.affected_sop_class_uid != context.abstract_syntax:
+            return Status.SOP_CLASS_NOT_SUPPORTED  # else what was refused could come on another context
+        if not command.affected_sop_instance_uid:
+            return Status.INVALID_SOP_INSTANCE
+        if not command.has_data_set:
+            return Status(Status.CANNOT_UNDERSTAND, "no data set")
+        return None
+
+    def _response_received(self, command: Command) -> None:
+        if command.status is None:
+            raise ProtocolError(f"{command.message.name} without a Status")
+        request, waiting = self._request, self._response
+        if request is None or waiting is None or waiting.done():
+            _log.warning("< %s, but no request waits for a response; ignored", command)
+            return
+        if command.message.field != request.message.field | 0x8000:
+            raise ProtocolError(f"{command.message.name} where the response to {request.message.name} was expected")
+        if command.message_id_being_responded_to != request.message_id:
+            # One request is outstanding, so it can be no other's; some peers copy the ID from an earlier message.
+            _log.warning(
+                "< %s answers message %s, taken for message %s",
+                command.message.name,
+                command.message_id_being_responded_to,
+                request.message_id,
+            )
+        waiting.set_result(command)
+
+    def _data_received(self, received: DataReceived) -> None:
+        if self._incoming is not None:
+            self._incoming.feed(received.views, is_last=received.is_last)
+        if received.is_last and self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            self._respond(self._refusal_context, refusal)
+
+    def _start_handler(self) -> None:
+        if self._handler is None and self._waiting:
+            request = self._waiting.popleft()
+            self._handler = asyncio.get_running_loop().create_task(self._handle(request))
+
+    async def _handle(self, request: CStoreRequest) -> None:
+        """Run the handler for one request, and answer."""
+        try:
+            status = await self._call(request)
+            if not request.data_set.is_complete:
+                await request.data_set.drop()
+            answer = _response_to(request.command, status)
+            if self._ended is None:
+                self._respond(request.context.id, answer)
+        except (asyncio.CancelledError, AssociationError):
+            if self._ended is None:
+                self._abort_now()
+        finally:
+            self._handler = None
+            if self._ended is None:
+                self._last_message = self.connection.now()
+                self._start_handler()
+                self._answer_release_if_done()
+
+    async def _call(self, request: CStoreRequest) -> Status:
+        assert self._c_store is not None
+        try:
+            status = await self._c_store(request)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
+            return self._status_for(request, error)
+        if isinstance(status, int):
+            return status if isinstance(status, Status) else Status(status)
+        _log.error("the C-STORE handler returned %r; return a Status", status)  # type: ignore[unreachable]
+        return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
+
+    def _status_for(self, request: CStoreRequest, error: Exception) -> Status:
+        """What a handler's exception is answered with; raises it again when it is that the association is over."""
+        if isinstance(error, AssociationError) and self._ended is not None:
+            raise error
+        if isinstance(error, DataSetError):
+            _log.warning("an instance from %s was refused: %s", request.calling_ae_title, error)
+            return Status(Status.CANNOT_UNDERSTAND, "the data set cannot be read")
+        _log.error("the C-STORE handler failed on an instance from %s", request.calling_ae_title, exc_info=error)
+        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+            return Status(Status.OUT_OF_RESOURCES, "no space left to store it")
+        return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
+
+    def _respond(self, context_id: int, response: Command) -> None:
+        if self._sending.locked():
+            self._deferred.append((context_id, response))
+            if len(self._deferred) > _MAX_WAITING_REQUESTS:
+                raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests came while one message was sent")
+        elif self._upper_layer.state in _MAY_RESPOND:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("> %s on context %d", response, context_id)
+            self.connection.write(encode_command(context_id, response, self._fragment_size))
+
+    def _send_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        for context_id, response in deferred:
+            self._respond(context_id, response)
+
+    def _answer_release_if_done(self) -> None:
+        if self._release_requested and self._handler is None and not self._waiting:
+            self._release_requested = False
+            self._upper_layer.respond_to_release(self.connection.now())
+            self._end(AssociationReleased("the association was released by the peer"))
+            self.connection.flush()
+
+    def _held_changed(self, by: int) -> None:
+        """A consumer holds more, or less, receive memory."""
+        self._held += by
+        if by > 0 and self._held >= MAX_HELD:
+            self.connection.pause_reading("data sets")
+        elif self._held < MAX_HELD:
+            self.connection.resume_reading("data sets")
+
+    def _is_busy(self) -> bool:
+        return self._handler is not None or self._operation.locked() or not self._reader.is_between_messages
+
+    def _last_activity(self) -> float:
+        return max(self._last_message, self.connection.last_received)
+
+    def _time_out(self, message: str) -> None:
+        _log.warning("= aborting %s -> %s: %s", self.calling_ae_title, self.called_ae_title, message)
+        self._abort_now(AssociationTimeout(message))
+
+    def _end(self, error: AssociationError) -> None:
+        """The association is over; every wait ends, once."""
+        if self._ended is not None:
+            return
+        self._ended = error
+        if not self.negotiated.done():
+            self.negotiated.set_exception(error)
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(error)
+        for request in self._waiting:
+            request.data_set.fail(error)
+        self._waiting.clear()
+        if self._incoming is not None:
+            self._incoming.fail(error)
+        if self._handler is not None:
+            self._handler.cancel()
+        self._file_sender = None
+        self.connection.resume_reading("data sets")
+
+
+_NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
+_WRITE_SIZE = 256 * 1024
+_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
+_MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
+
+
+def _retrieve(future: asyncio.Future[Any] | None) -> None:
+    """Look at a future's exception, which is raised elsewhere, so that asyncio does not complain of it."""
+    if future is not None and future.done() and not future.cancelled():
+        future.exception()
+
+
+def _finite(timeout: float) -> float | None:
+    return None if timeout == float("inf") else timeout
+
+
+def _again(error: AssociationError) -> AssociationError:
+    """The same error for another raise, without the traceback of the first."""
+    return error.with_traceback(None)
+
+
+def _end_error(about: object) -> AssociationError:
+    if isinstance(about, Abort):
+        return AssociationAborted(about.source, about.reason)
+    if isinstance(about, ProtocolError):
+        return AssociationAborted(2, about.reason, by_peer=False, detail=str(about))
+    return AssociationLost("the peer closed the connection without releasing the association")
+
+
+def _response_to(request: Command, status: Status) -> Command:
+    """The response; both UIDs are always sent, as some requestors need them."""
+    return Command(
+        request.message.field | 0x8000,
+        affected_sop_class_uid=request.affected_sop_class_uid,
+        message_id_being_responded_to=request.message_id,
+        status=int(status),
+        offending_element=status.offending_element or None,
+        error_comment=status.error_comment[:64] or None,
+        affected_sop_instance_uid=request.affected_sop_instance_uid,
+    )
+
+
+def _status_of(response: Command) -> Status:
+    assert response.status is not None
+    return Status(response.status, response.error_comment or "", response.offending_element or ())

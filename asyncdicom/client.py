@@ -1,0 +1,178 @@
+"""The requestor's side: :func:`connect` (PS3.8 7.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from .association import Association, Timeouts, _finite
+from .errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationLost,
+    AssociationRejected,
+    AssociationTimeout,
+    LocalProtocolError,
+)
+from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity, UserInformation, check_ae_title
+from .presentation import Context, established_contexts, propose_contexts, proposed_roles
+from .receive_buffer import SlabPool
+from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
+from .upper_layer import Indication, UpperLayer
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from collections.abc import Generator, Iterable
+    from types import TracebackType
+
+    from .upper_layer import Indicated
+
+__all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
+
+DEFAULT_MAX_PDU_LENGTH = 131072
+"""What this side announces. Longer PDUs cost it no memory; 128 KiB is the most that DCMTK's senders make of it."""
+
+DEFAULT_MAX_SEND_PDU_LENGTH = 131072
+"""The longest P-DATA-TF that is sent, also to peers that set no limit; some allocate what they are announced."""
+
+
+class connect:  # noqa: N801 - it is called like a function
+    """Ask a peer for an association (A-ASSOCIATE, PS3.8 7.1).
+
+    As an asynchronous context manager it releases the association at the end of the block, and aborts it when the block
+    ends with an exception; awaited, it gives the :class:`~asyncdicom.association.Association`, to be released by hand.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 104,
+        *,
+        called_ae_title: str = "ANY-SCP",
+        calling_ae_title: str = "ASYNCDICOM",
+        contexts: Iterable[Context | str] = (VERIFICATION,),
+        ssl: ssl_module.SSLContext | bool | None = None,
+        server_hostname: str | None = None,
+        user_identity: UserIdentity | None = None,
+        timeouts: Timeouts | None = None,
+        max_pdu_length: int = DEFAULT_MAX_PDU_LENGTH,
+        max_send_pdu_length: int = DEFAULT_MAX_SEND_PDU_LENGTH,
+        local_address: tuple[str, int] | None = None,
+        implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
+        implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
+    ) -> None:
+        """Prepare a request; nothing is done before it is awaited or entered.
+
+        ``contexts`` are the presentation contexts to propose, at most 128; a SOP class UID stands for itself with the
+        default transfer syntaxes. ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is
+        the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
+        bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
+
+        Awaiting raises AssociationRejected, AssociationAborted, AssociationTimeout, or AssociationLost when there is no
+        connection; ValueError for AE titles that PS3.8 does not allow; LocalProtocolError for contexts that cannot be
+        proposed. Cancellation closes what was opened.
+        """
+        self._host = host
+        self._port = port
+        self._called = check_ae_title(called_ae_title)
+        self._calling = check_ae_title(calling_ae_title)
+        offered = [Context(each) if isinstance(each, str) else each for each in contexts]
+        self._proposed = propose_contexts(offered)
+        self._roles = proposed_roles(offered)
+        self._ssl = ssl
+        self._server_hostname = server_hostname
+        self._timeouts = timeouts or Timeouts()
+        self._max_pdu_length = max_pdu_length
+        self._max_send_pdu_length = max_send_pdu_length
+        self._local_address = local_address
+        self._user_information = UserInformation(
+            maximum_length=max_pdu_length,
+            implementation_class_uid=implementation_class_uid,
+            implementation_version_name=implementation_version_name,
+            roles=self._roles,
+            user_identity=user_identity,
+        )
+        self._association: Association | None = None
+
+    def __await__(self) -> Generator[object, None, Association]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Association:
+        self._association = await self._connect()
+        return self._association
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._association is not None
+        if error is None:
+            await self._association.release()
+        else:
+            await self._association.abort()
+
+    async def _connect(self) -> Association:
+        loop = asyncio.get_running_loop()
+        upper_layer = UpperLayer(
+            requestor=True, max_pdu_length=self._max_pdu_length, artim_timeout=self._timeouts.acse, pool=SlabPool()
+        )
+        association = Association(
+            upper_layer,
+            upper_layer.pool,
+            self._timeouts,
+            max_send_pdu_length=self._max_send_pdu_length,
+            on_associate=self._answered,
+        )
+        association.called_ae_title, association.calling_ae_title = self._called, self._calling
+        where = f"{self._host} port {self._port}"
+        upper_layer.associate(loop.time())
+        try:
+            async with asyncio.timeout(_finite(self._timeouts.connect)):
+                await loop.create_connection(
+                    lambda: association.connection,
+                    self._host,
+                    self._port,
+                    ssl=self._ssl,
+                    server_hostname=self._server_hostname,
+                    local_addr=self._local_address,
+                )
+        except TimeoutError as error:
+            if error.errno is None:
+                raise AssociationTimeout(f"no connection to {where} within {self._timeouts.connect:g} s") from None
+            raise AssociationLost(f"no connection to {where}: {error}") from error
+        except OSError as error:
+            raise AssociationLost(f"no connection to {where}: {error}") from error
+        association.peer_address = association.connection.peer_address()
+        request = AssociateRQ(self._called, self._calling, self._proposed, self._user_information)
+        upper_layer.transport_opened(loop.time(), request)
+        association.connection.flush()
+        try:
+            async with asyncio.timeout(_finite(self._timeouts.acse)):
+                await association.negotiated
+        except TimeoutError:
+            await association.abort()
+            message = f"{where} did not answer the association request within {self._timeouts.acse:g} s"
+            raise AssociationTimeout(message) from None
+        except asyncio.CancelledError:
+            association._abort_now()
+            association.connection.kill()
+            raise
+        except AssociationError:
+            await association.wait_closed()
+            raise
+        return association
+
+    def _answered(self, association: Association, indicated: Indicated) -> None:
+        """A-ASSOCIATE confirmation."""
+        answer = indicated.about
+        if indicated.what is Indication.ASSOCIATE_REJECTED:
+            assert isinstance(answer, AssociateRJ)
+            association._end(AssociationRejected(answer.result, answer.source, answer.reason))
+            return
+        assert isinstance(answer, AssociateAC)
+        contexts = established_contexts(
+            self._proposed, self._roles, answer.presentation_contexts, answer.user_information.roles
+        )
+        try:
+            association.established(answer.user_information, contexts)
+        except LocalProtocolError as error:
+            association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))

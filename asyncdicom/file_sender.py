@@ -1,0 +1,109 @@
+"""The data set of a file to the network: read into one slab with gaps for the headers, written from it.
+
+PS3.8 annex E. The file is never mapped, decoded or loaded: a slab of about 256 KiB holds several PDUs, a scatter read
+fills the places between their headers, and the whole is one write. The slab is used again once the transport has let go
+of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+from .dimse import PDU_OVERHEAD, data_head
+from .errors import FileFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .instances import Instance
+    from .transport import Connection
+
+__all__ = ["FileSender"]
+
+_SLAB_SIZE = 264 * 1024
+"""Two PDUs of 128 KiB, sixteen of 16 KiB."""
+_COMMAND_ROOM = 1024
+"""Bytes in front for the command's PDU, so that a small message is one write."""
+
+
+class FileSender:
+    """Sends the data sets of files on one association, one at a time."""
+
+    def __init__(self, connection: Connection, fragment_size: int) -> None:
+        self._connection = connection
+        self._fragment_size = fragment_size
+        pdu = PDU_OVERHEAD + fragment_size
+        count = max(1, _SLAB_SIZE // pdu)
+        self._slab = memoryview(bytearray(_COMMAND_ROOM + count * pdu))
+        self._room = count * fragment_size
+        starts = [_COMMAND_ROOM + index * pdu for index in range(count)]
+        self._heads = [self._slab[start : start + PDU_OVERHEAD] for start in starts]
+        self._gaps = [self._slab[start + PDU_OVERHEAD : start + pdu] for start in starts]
+        self._context_id = 0
+        """Whose heads stand in the slab; 0 when the last one must be written anew."""
+
+    async def send(self, context_id: int, command: bytes, instance: Instance, timeout: float) -> None:
+        """Send the PDUs of a command, which are ``command``, and the data set behind it.
+
+        Raises FileFormatError if the file has become shorter than it was; the message is then cut off and the
+        association good for an A-ABORT only.
+        """
+        if len(command) > _COMMAND_ROOM:
+            await self._connection.write_and_drain((command,), timeout)
+            command = b""
+        position, left = instance.offset, instance.length
+        with open(instance.path, "rb", buffering=0) as file:  # noqa: ASYNC230, PTH123 - see Association.c_store
+            while left:
+                length = min(left, self._room)
+                left -= length
+                self._write_heads(context_id, length, is_last=not left)
+                _fill(file, self._views(length), position, length)
+                start = _COMMAND_ROOM - len(command)
+                self._slab[start:_COMMAND_ROOM] = command
+                end = _COMMAND_ROOM + self._span(length)
+                await self._connection.write_and_drain((self._slab[start:end],), timeout)
+                position += length
+                command = b""
+
+    def _write_heads(self, context_id: int, length: int, *, is_last: bool) -> None:
+        size = self._fragment_size
+        if context_id != self._context_id:
+            head = data_head(context_id, size, is_last=False)
+            for place in self._heads:
+                place[:] = head
+            self._context_id = context_id
+        if is_last:
+            index = (length - 1) // size
+            rest = length - index * size
+            # A data set of odd length, which only a deflated one may have, gets a pad byte: fragments are even.
+            self._heads[index][:] = data_head(context_id, rest + rest % 2, is_last=True)
+            if rest % 2:
+                self._gaps[index][rest] = 0
+            self._context_id = 0
+
+    def _views(self, length: int) -> list[memoryview]:
+        full, rest = divmod(length, self._fragment_size)
+        views = self._gaps[:full]
+        if rest:
+            views.append(self._gaps[full][:rest])
+        return views
+
+    def _span(self, length: int) -> int:
+        full, rest = divmod(length, self._fragment_size)
+        return full * (PDU_OVERHEAD + self._fragment_size) + (PDU_OVERHEAD + rest + rest % 2 if rest else 0)
+
+
+def _fill(file: BinaryIO, views: Sequence[memoryview], position: int, length: int) -> None:
+    """Read ``length`` bytes from ``position`` into the views."""
+    if hasattr(os, "preadv"):
+        if os.preadv(file.fileno(), views, position) == length:
+            return
+    file.seek(position)
+    for view in views:
+        left = view
+        while left:
+            count = file.readinto(left)  # type: ignore[attr-defined]
+            if not count:
+                raise FileFormatError("the file has become shorter while it was sent")
+            left = left[count:]

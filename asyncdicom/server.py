@@ -1,0 +1,321 @@
+"""The acceptor's side: :func:`serve`, and the :class:`Server` that dispatches to handlers, limits, and drains.
+
+Until a connection has sent a valid association request it costs no task and no place: ARTIM bounds its time, and when
+there are too many of its kind the oldest goes first (PS3.8 9.1.4, 9.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from .association import Association, CStoreHandler, Timeouts
+from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
+from .errors import AssociationAborted, LocalProtocolError
+from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title
+from .presentation import (
+    STORAGE_TRANSFER_SYNTAXES,
+    AcceptancePolicy,
+    Context,
+    accept_contexts,
+)
+from .receive_buffer import SlabPool
+from .uids import (
+    APPLICATION_CONTEXT,
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    STORAGE_SOP_CLASSES,
+    VERIFICATION,
+)
+from .upper_layer import UpperLayer
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from collections.abc import Collection, Generator, Iterable, Sequence
+    from types import TracebackType
+
+    from .upper_layer import Indicated
+
+__all__ = ["Server", "serve", "storage_contexts"]
+
+_log = logging.getLogger("asyncdicom")
+
+_MAX_PENDING = 1000
+"""Connections that have not sent an association request; beyond it the oldest is dropped for the newest."""
+
+_BACKLOG = 1024
+
+
+def storage_contexts(transfer_syntaxes: Iterable[str] = STORAGE_TRANSFER_SYNTAXES) -> list[Context]:
+    """A context for every storage SOP class, by default with every transfer syntax that can be kept as it comes."""
+    syntaxes = tuple(transfer_syntaxes)
+    return [Context(uid, syntaxes) for uid in STORAGE_SOP_CLASSES]
+
+
+class Server:
+    """A running server; made by :func:`serve`."""
+
+    def __init__(
+        self,
+        *,
+        ae_title: str | Collection[str] | None,
+        calling_ae_titles: Collection[str] | None,
+        c_store: CStoreHandler | None,
+        policy: AcceptancePolicy,
+        timeouts: Timeouts,
+        max_associations: int,
+        max_pdu_length: int,
+        max_send_pdu_length: int,
+        require_context: bool,
+    ) -> None:
+        titles = (ae_title,) if isinstance(ae_title, str) else ae_title
+        self._ae_titles = None if titles is None else frozenset(map(check_ae_title, titles))
+        self._calling_ae_titles = None if calling_ae_titles is None else frozenset(calling_ae_titles)
+        self._c_store = c_store
+        self._policy = policy
+        self._timeouts = timeouts
+        self._max_associations = max_associations
+        self._max_pdu_length = max_pdu_length
+        self._max_send_pdu_length = max_send_pdu_length
+        self._require_context = require_context
+        self._pool = SlabPool()
+        self._pending: dict[Association, None] = {}
+        """Connections without an association, the oldest first."""
+        self._associations: dict[Association, None] = {}
+        self._all_gone: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def associations(self) -> tuple[Association, ...]:
+        """The established ones, the oldest first."""
+        return tuple(self._associations)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listening socket."""
+        sockets = self._listener.sockets if self._listener is not None else ()
+        return [sock.getsockname()[:2] for sock in sockets]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; useful when 0 was asked for."""
+        return self.addresses[0][1]
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed. Cancellation only ends the waiting."""
+        await asyncio.shield(self._closing)
+
+    async def close(self, drain: float = 10.0) -> None:
+        """Take no new associations, give the running ones ``drain`` seconds to end, then abort them.
+
+        On cancellation everything is closed at once.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        if not self._closing.done():
+            self._closing.set_result(None)
+        for association in tuple(self._pending):
+            association.connection.kill()
+        try:
+            await self._wait_until_gone(drain)
+            for association in tuple(self._associations):
+                association._abort_now()
+            await self._wait_until_gone(_ABORT_TIME)
+        finally:
+            for association in (*self._pending, *self._associations):
+                association.connection.kill()
+        await self._wait_until_gone(_ABORT_TIME)
+
+    async def _wait_until_gone(self, timeout: float) -> None:
+        if self._associations or self._pending:
+            self._all_gone = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._all_gone
+
+    # Connections
+
+    def _make_connection(self) -> asyncio.BufferedProtocol:
+        """The protocol of a new connection: state Sta2, ARTIM running, nothing else."""
+        upper_layer = UpperLayer(
+            requestor=False,
+            max_pdu_length=self._max_pdu_length,
+            artim_timeout=self._timeouts.acse,
+            pool=self._pool,
+            admit=self._admit,
+        )
+        association = Association(
+            upper_layer,
+            self._pool,
+            self._timeouts,
+            max_send_pdu_length=self._max_send_pdu_length,
+            c_store=self._c_store,
+            on_associate=self._associate,
+            on_end=self._gone,
+        )
+        self._pending[association] = None
+        if len(self._pending) > _MAX_PENDING:
+            oldest = next(iter(self._pending))
+            _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
+            del self._pending[oldest]
+            oldest.connection.kill()
+        upper_layer.transport_opened(asyncio.get_running_loop().time())
+        association.connection.wake_at(upper_layer.deadline or 0.0)
+        return association.connection
+
+    def _admit(self, request: AssociateRQ) -> AssociateRJ | None:  # noqa: ARG002 - the limit is the same for all
+        """The service provider's judgement of a request: is there a place (AE-6)."""
+        if len(self._associations) < self._max_associations and not self._closing.done():
+            return None
+        _log.warning("> A-ASSOCIATE-RJ: %d associations, %d allowed", len(self._associations), self._max_associations)
+        return AssociateRJ(2, 3, 2)  # transient, local limit exceeded
+
+    def _associate(self, association: Association, indicated: Indicated) -> None:
+        """A-ASSOCIATE indication: accept or reject, there and then."""
+        request = indicated.about
+        assert isinstance(request, AssociateRQ)
+        self._pending.pop(association, None)
+        now = association.connection.now()
+        upper_layer = association.connection.upper_layer
+        association.called_ae_title = request.called_ae_title
+        association.calling_ae_title = request.calling_ae_title
+        association.peer_address = association.connection.peer_address()
+        user = request.user_information
+        negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy)
+        if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
+            _log.info(
+                "> A-ASSOCIATE-RJ to %s (%s): %s", association.calling_ae_title, association.peer_address, rejection
+            )
+            upper_layer.reject(rejection, now)
+        else:
+            answer = AssociateAC(
+                negotiated.results,
+                UserInformation(
+                    maximum_length=self._max_pdu_length,
+                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                    roles=negotiated.roles,
+                ),
+                echo=request.echo,
+            )
+            upper_layer.accept(answer, now)
+            self._associations[association] = None
+            try:
+                association.established(user, negotiated.contexts)
+            except LocalProtocolError as error:
+                association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))
+            _log.debug("= established: %r", association)
+        association.connection.flush()
+
+    def _refuse(self, request: AssociateRQ, *, accepted: bool) -> AssociateRJ | None:
+        """The service user's judgement of a request (PS3.8 Table 9-21)."""
+        if request.application_context != APPLICATION_CONTEXT:
+            return AssociateRJ(1, 1, 2)
+        if self._ae_titles is not None and request.called_ae_title not in self._ae_titles:
+            return AssociateRJ(1, 1, 7)
+        if self._calling_ae_titles is not None and request.calling_ae_title not in self._calling_ae_titles:
+            return AssociateRJ(1, 1, 3)
+        if not request.presentation_contexts or (self._require_context and not accepted):
+            return AssociateRJ(1, 1, 1)
+        return None
+
+    def _gone(self, association: Association) -> None:
+        self._pending.pop(association, None)
+        self._associations.pop(association, None)
+        if self._all_gone is not None and not self._associations and not self._pending and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+
+_ABORT_TIME = 1.0
+"""Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
+
+
+class serve:  # noqa: N801 - it is called like a function
+    """Accept associations, and have handlers perform what peers ask for.
+
+    As an asynchronous context manager it closes the server at the end of the block: with time for running associations
+    to end, or at once when the block ends with an exception. Awaited, it gives the :class:`Server`.
+    """
+
+    def __init__(
+        self,
+        host: str | Sequence[str] | None = None,
+        port: int = 11112,
+        *,
+        ae_title: str | Collection[str] | None = None,
+        calling_ae_titles: Collection[str] | None = None,
+        c_store: CStoreHandler | None = None,
+        contexts: Iterable[Context | str] | None = None,
+        any_storage: bool = False,
+        prefer_own_syntax: bool = False,
+        require_context: bool = False,
+        ssl: ssl_module.SSLContext | None = None,
+        timeouts: Timeouts | None = None,
+        max_associations: int = 1000,
+        max_pdu_length: int = DEFAULT_MAX_PDU_LENGTH,
+        max_send_pdu_length: int = DEFAULT_MAX_SEND_PDU_LENGTH,
+        reuse_port: bool | None = None,
+    ) -> None:
+        """Prepare a server; it listens once it is awaited or entered.
+
+        ``ae_title`` is the title, or the titles, by which it may be called, None for any; ``calling_ae_titles`` are
+        those who may call, None for anybody. ``c_store`` is the coroutine that handles a C-STORE; C-ECHO needs none.
+
+        ``contexts`` are the supported presentation contexts; by default Verification, and with a C-STORE handler every
+        storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no registry too, private
+        ones. The transfer syntax is chosen by the requestor's order unless ``prefer_own_syntax``. A request of which no
+        context can be accepted is accepted all the same unless ``require_context``.
+
+        ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
+        """
+        supported = [Context(each) if isinstance(each, str) else each for each in contexts or ()]
+        if contexts is None:
+            supported = [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
+        self._host = host
+        self._port = port
+        self._ssl = ssl
+        self._reuse_port = reuse_port
+        self._timeouts = timeouts or Timeouts()
+        self._options = {
+            "ae_title": ae_title,
+            "calling_ae_titles": calling_ae_titles,
+            "c_store": c_store,
+            "policy": AcceptancePolicy(
+                {each.abstract_syntax: each for each in supported}, any_storage, prefer_own_syntax
+            ),
+            "timeouts": self._timeouts,
+            "max_associations": max_associations,
+            "max_pdu_length": max_pdu_length,
+            "max_send_pdu_length": max_send_pdu_length,
+            "require_context": require_context,
+        }
+        self._server: Server | None = None
+
+    def __await__(self) -> Generator[object, None, Server]:
+        return self._serve().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._serve()
+        return self._server
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        await self._server.close(drain=10.0 if error is None else 0.0)
+
+    async def _serve(self) -> Server:
+        server = Server(**self._options)  # type: ignore[arg-type]
+        server._listener = await asyncio.get_running_loop().create_server(
+            server._make_connection,
+            self._host,
+            self._port,
+            ssl=self._ssl,
+            ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
+            backlog=_BACKLOG,
+            reuse_port=self._reuse_port,
+        )
+        return server

@@ -1,0 +1,276 @@
+"""One transport connection: the upper layer machine of PS3.8 on an asyncio transport (PS3.8 9.1).
+
+Owns the socket, the timer and the writing; knows nothing of DIMSE. What the peer sends goes up through
+:class:`ConnectionUser`, in one call chain from the event loop's callback: no task, no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from typing import TYPE_CHECKING, Protocol, cast
+
+from .errors import AssociationLost, AssociationTimeout, ProtocolError
+from .upper_layer import Indication
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .receive_buffer import Fragment
+    from .upper_layer import Indicated, UpperLayer
+
+__all__ = ["Connection", "ConnectionUser"]
+
+_log = logging.getLogger("asyncdicom")
+
+_MAX_UNREAD_RESPONSES = 256 * 1024
+"""Bytes of small messages that may wait for a peer that does not read. Beyond it nothing is read from it either."""
+
+_TLS_HIGH_WATER = 1  # asyncio's TLS pauses at "as many as", its TCP at "more than"
+
+
+class ConnectionUser(Protocol):
+    """Whoever uses a connection: an association."""
+
+    def fragments_received(self, fragments: list[Fragment], now: float) -> None:
+        """P-DATA has come. Raises ProtocolError if it cannot be."""
+
+    def indicated(self, indicated: Indicated) -> None:
+        """The upper layer has something to say."""
+
+    def handle_timer(self, now: float) -> float | None:
+        """See what is overdue; returns when to look again, at the latest."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone; the last call there is."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The glue between an asyncio transport and an :class:`~asyncdicom.upper_layer.UpperLayer`."""
+
+    def __init__(self, upper_layer: UpperLayer, user: ConnectionUser) -> None:
+        self.upper_layer = upper_layer
+        self._user = user
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading_paused: set[str] = set()
+        """Why nothing is read."""
+        self._writing_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._closing = False
+        self.last_received = 0.0
+        """When bytes came last, in the loop's clock."""
+        self.writes = 0
+        """How often something was handed to the transport."""
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the socket as it should be for DICOM; what the machine does then is the user's business."""
+        self._transport = cast(asyncio.Transport, transport)
+        if self._closing:  # killed before there was a transport
+            self._transport.abort()
+            return
+        self.last_received = self._loop.time()
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # gone already: connection_lost comes next
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Paused means: the transport still holds bytes of ours, so memory that was written may not be used again.
+        over_tls = self._transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(high=_TLS_HIGH_WATER if over_tls else 0, low=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Receive memory; always a memoryview, a bytearray would be sliced into a copy by asyncio's TLS."""
+        return self.upper_layer.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have come."""
+        self.last_received = now = self._loop.time()
+        upper_layer = self.upper_layer
+        fragments = upper_layer.bytes_received(nbytes, now)
+        if fragments:
+            try:
+                self._user.fragments_received(fragments, now)
+            except ProtocolError as error:
+                upper_layer.protocol_error(error, now)
+        if upper_layer.has_news:
+            self.flush()
+
+    def eof_received(self) -> bool:
+        """Close this half too: an association needs both."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the machine, and the user; nothing of this connection is left after."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.upper_layer.transport_closed(self._loop.time())
+        for indicated in self.upper_layer.indications():
+            self._user.indicated(indicated)
+        self._wake_writer()
+        self._user.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The transport holds bytes that the peer has not taken."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """The transport's buffer is empty."""
+        self._writing_paused = False
+        self.resume_reading("unread responses")
+        self._wake_writer()
+
+    # The user's side
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a transport connection that is not being closed."""
+        return self._transport is not None and not self._closing
+
+    @property
+    def is_reading_paused(self) -> bool:
+        """Whether nothing is read at present, so that silence is not the peer's."""
+        return bool(self._reading_paused)
+
+    def peer_address(self) -> str:
+        """Where the peer is: an IP address, or what the transport has instead."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(name[0]) if isinstance(name, tuple) else str(name or "")
+
+    def now(self) -> float:
+        """The loop's clock."""
+        return self._loop.time()
+
+    def flush(self) -> None:
+        """Do what the machine owes: send its PDUs, tell its user, close, set the timer."""
+        upper_layer = self.upper_layer
+        upper_layer.has_news = False
+        data = upper_layer.data_to_send()
+        if data and self.is_open:
+            self._write(data)
+        for indicated in upper_layer.indications():
+            _log_end(indicated)
+            self._user.indicated(indicated)
+        if upper_layer.deadline is not None:
+            self.wake_at(upper_layer.deadline)
+        if upper_layer.close_expected:
+            self._close()
+
+    def write(self, data: bytes) -> None:
+        """Send a small message, in one piece."""
+        self._write(data)
+        if (
+            self._writing_paused
+            and cast(asyncio.Transport, self._transport).get_write_buffer_size() > _MAX_UNREAD_RESPONSES
+        ):
+            self.pause_reading("unread responses")
+
+    async def write_and_drain(self, buffers: Sequence[memoryview | bytes], timeout: float) -> None:
+        """Send buffers, none of them empty, and wait until the transport holds none of them any more.
+
+        Raises AssociationTimeout if the peer does not take them within ``timeout`` seconds, AssociationLost if the
+        connection ends. Cancelled, it leaves bytes in the transport: the connection is good for an A-ABORT only.
+        """
+        if not self.is_open:
+            raise AssociationLost("the connection is closed")
+        transport = cast(asyncio.Transport, self._transport)
+        self.writes += 1
+        if len(buffers) == 1:
+            transport.write(buffers[0])
+        else:
+            transport.writelines(buffers)
+            # CVE-2024-12254: before CPython 3.12.9 and 3.13.2 writelines does not pause; setting the limits does.
+            if not self._writing_paused and transport.get_write_buffer_size():
+                transport.set_write_buffer_limits(high=0, low=0)
+        if self._writing_paused:
+            self._drained = self._loop.create_future()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._drained
+            except TimeoutError:
+                raise AssociationTimeout(f"the peer has not taken what was sent for {timeout:g} s") from None
+            finally:
+                self._drained = None
+            if not self.is_open:
+                raise AssociationLost("the connection was closed while sending")
+
+    def pause_reading(self, reason: str) -> None:
+        """Read nothing until every reason for it is gone; TCP tells the peer to wait."""
+        if not self._reading_paused and self.is_open:
+            cast(asyncio.Transport, self._transport).pause_reading()
+        self._reading_paused.add(reason)
+
+    def resume_reading(self, reason: str) -> None:
+        """One reason to pause is gone."""
+        if reason in self._reading_paused:
+            self._reading_paused.discard(reason)
+            if not self._reading_paused and self.is_open:
+                cast(asyncio.Transport, self._transport).resume_reading()
+
+    def wake_at(self, when: float) -> None:
+        """Have the deadlines looked at, then or earlier."""
+        if when == math.inf:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def kill(self) -> None:
+        """Close at once, whatever is still to be sent."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self.connection_lost(None)  # a TLS handshake that never ended: nobody else will say so
+
+    # Helpers
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if self.upper_layer.deadline is not None and now >= self.upper_layer.deadline:
+            # ARTIM (AA-2): who did not answer or close in time is not given time to take what is left to send.
+            self.upper_layer.handle_timer(now)
+            self.kill()
+            return
+        when = self._user.handle_timer(now)
+        if when is not None:
+            self.wake_at(when)
+        self.flush()
+
+    def _write(self, data: bytes) -> None:
+        self.writes += 1
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        if self._transport is None or self._closing:
+            return
+        self._closing = True
+        self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_CLOSE_TIMEOUT, self._transport.abort)
+
+    def _wake_writer(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+
+_CLOSE_TIMEOUT = 5.0
+"""Seconds for a closing connection to get its last bytes out."""
+
+
+def _log_end(indicated: Indicated) -> None:
+    if indicated.what is Indication.PROVIDER_ABORT and isinstance(indicated.about, ProtocolError):
+        _log.warning("> A-ABORT: %s", indicated.about)
