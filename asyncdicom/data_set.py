@@ -16,10 +16,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .elements import inflate_head, scan
 from .errors import DataSetError
+from .uids import transfer_syntax
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from pydicom import Dataset
 
@@ -105,6 +107,27 @@ class IncomingDataSet:
                 part.unlink()
             raise
         return len(header) + self.received
+
+    async def head(self, tags: Collection[int], limit: int = 64 * 1024) -> dict[int, bytes]:
+        """Values of top-level elements that are among the first bytes, without consuming anything.
+
+        Waits until all ``tags`` (0x0020_000D) have come or been passed, or ``limit`` bytes, at most 512 KiB, are here.
+        What was not found is not in the result. Raises DataSetError if the bytes are no data set of the transfer
+        syntax, and the association's error when it ends before.
+        """
+        if self._consumer:
+            raise RuntimeError("the head of a data set can be read before the data set is consumed")
+        syntax = transfer_syntax(self._meta.transfer_syntax_uid)
+        limit = min(limit, MAX_HELD // 2)
+        while True:
+            head = b"".join(view for _, _, views in self._kept for view in views)[:limit]
+            start = inflate_head(head, limit) if syntax.deflated else head
+            found, is_over = scan(start, syntax, tags)
+            if is_over or self._ended or len(head) == limit:
+                return found
+            if self._lost is not None:
+                raise self._lost
+            await self._wait()
 
     async def read(self, limit: int = 1 << 30) -> bytes:
         """The whole data set as bytes, without decoding. Raises DataSetError if it has more than ``limit``."""

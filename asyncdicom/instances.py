@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from array import array
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -236,7 +237,26 @@ def convert(instance: Instance | Dataset, accepted: Iterable[str], *, decompress
             data_set.decompress(generate_instance_uid=False)
         except Exception as error:  # pydicom raises what its codecs raise
             raise NoAcceptedContext(f"{what}, and pydicom cannot decompress it: {error}") from error
-    return targets[0], encode(data_set, targets[0])
+        source = EXPLICIT_VR_LITTLE_ENDIAN
+    target = targets[0]
+    if transfer_syntax(source).little_endian != transfer_syntax(target).little_endian:
+        _swap_words(data_set, little_endian=transfer_syntax(source).little_endian)
+    return target, encode(data_set, target)
+
+
+_WORDS = {"OW": "H", "OF": "I", "OL": "I", "OD": "Q", "OV": "Q"}
+"""Array type codes by value representation: pydicom keeps these values as bytes, in the order of the file."""
+
+
+def _swap_words(data_set: Dataset, *, little_endian: bool) -> None:
+    """Turn the byte order of the values that are kept as bytes (PS3.5 7.3)."""
+    from pydicom.filewriter import correct_ambiguous_vr  # noqa: PLC0415
+
+    for element in correct_ambiguous_vr(data_set, little_endian).iterall():
+        if (code := _WORDS.get(element.VR)) and isinstance(element.value, bytes):
+            words = array(code, element.value)
+            words.byteswap()
+            element.value = words.tobytes()
 
 
 def _part10(instance: Instance) -> bytes:
