@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 from collections import deque
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .elements import inflate_head, scan
@@ -89,8 +87,7 @@ class IncomingDataSet:
         ends before the data set does.
         """
         self._claim()
-        target = Path(path)
-        part = target.with_name(f".{secrets.token_hex(8)}.part")
+        part = os.path.join(os.path.dirname(os.fspath(path)), f".{os.urandom(8).hex()}.part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         header = self._meta.encode()
         try:
@@ -101,10 +98,10 @@ class IncomingDataSet:
                     await asyncio.to_thread(os.fsync, descriptor)
             finally:
                 os.close(descriptor)
-            part.replace(target)
+            os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                part.unlink()
+                os.unlink(part)
             raise
         return len(header) + self.received
 

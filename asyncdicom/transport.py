@@ -94,13 +94,10 @@ class Connection(asyncio.BufferedProtocol):
         self.last_received = now = self._loop.time()
         upper_layer = self.upper_layer
         fragments = upper_layer.bytes_received(nbytes, now)
-        if fragments:
-            try:
-                self._user.fragments_received(fragments, now)
-            except ProtocolError as error:
-                upper_layer.protocol_error(error, now)
         if upper_layer.has_news:
             self.flush()
+        if fragments:
+            self._deliver(fragments)
 
     def eof_received(self) -> bool:
         """Close this half too: an association needs both."""
@@ -114,7 +111,8 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = None
         self.upper_layer.transport_closed(self._loop.time())
         for indicated in self.upper_layer.indications():
-            self._user.indicated(indicated)
+            if not isinstance(indicated.about, list):
+                self._user.indicated(indicated)
         self._wake_writer()
         self._user.connection_lost(exc)
 
@@ -157,8 +155,11 @@ class Connection(asyncio.BufferedProtocol):
         if data and self.is_open:
             self._write(data)
         for indicated in upper_layer.indications():
-            _log_end(indicated)
-            self._user.indicated(indicated)
+            if isinstance(indicated.about, list):
+                self._deliver(indicated.about)
+            else:
+                _log_end(indicated)
+                self._user.indicated(indicated)
         if upper_layer.deadline is not None:
             self.wake_at(upper_layer.deadline)
         if upper_layer.close_expected:
@@ -234,6 +235,14 @@ class Connection(asyncio.BufferedProtocol):
             self.connection_lost(None)  # a TLS handshake that never ended: nobody else will say so
 
     # Helpers
+
+    def _deliver(self, fragments: list[Fragment]) -> None:
+        try:
+            self._user.fragments_received(fragments, self.last_received)
+        except ProtocolError as error:
+            self.upper_layer.protocol_error(error, self.last_received)
+        if self.upper_layer.has_news:
+            self.flush()
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -84,15 +84,16 @@ class Indication(enum.Enum):
     RELEASED = "A-RELEASE confirmation"
     ABORT = "A-ABORT indication"
     PROVIDER_ABORT = "A-P-ABORT indication"
-    CLOSED = "transport connection closed"
+    DATA = "P-DATA indication"
 
 
 class Indicated(NamedTuple):
     """An indication and what it is about."""
 
     what: Indication
-    about: PDU | ProtocolError | None = None
-    """The PDU that was received, or the error in one; for a provider abort None means that the connection was lost."""
+    about: PDU | ProtocolError | list[Fragment] | None = None
+    """The PDU that was received, the error in one, or fragments of P-DATA; for a provider abort None means that the
+    connection was lost."""
 
 
 class UpperLayer:
@@ -190,7 +191,10 @@ class UpperLayer:
         return self._receive.get_buffer()
 
     def bytes_received(self, count: int, now: float) -> list[Fragment]:
-        """Handle the bytes in the last buffer; returns the P-DATA fragments that go up to the user (DT-2, AR-6)."""
+        """Handle the bytes in the last buffer; returns the P-DATA fragments that go up to the user (DT-2, AR-6).
+
+        They come after the indications that are there; those that came before another PDU are an indication themselves.
+        """
         found = self._receive.bytes_received(count)
         fragments: list[Fragment] = []
         may_pass = self.state is State.STA6 or self.state is State.STA7
@@ -201,6 +205,9 @@ class UpperLayer:
                 elif Event.EVT10 in TABLE[self.state]:
                     self._handle(Event.EVT10, now)
             else:
+                if fragments:
+                    self._indicate(Indication.DATA, fragments)
+                    fragments = []
                 self._handle_pdu(item, now)
                 may_pass = self.state is State.STA6 or self.state is State.STA7
         return fragments
@@ -256,7 +263,7 @@ class UpperLayer:
         assert self._pdu is not None
         self._send(self._pdu)
 
-    def _indicate(self, what: Indication, about: PDU | ProtocolError | None = None) -> None:
+    def _indicate(self, what: Indication, about: PDU | ProtocolError | list[Fragment] | None = None) -> None:
         self._inbox.append(Indicated(what, about))
 
     def _abort_reason(self) -> AbortReason:

@@ -1,0 +1,6 @@
+"""``python -m asyncdicom``: the command-line tools."""
+
+from .cli import run
+
+if __name__ == "__main__":
+    run()
