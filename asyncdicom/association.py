@@ -455,6 +455,8 @@ class Association:
             if isinstance(received, CommandReceived):
                 self._last_message = now
                 self._command_received(received.context, received.command)
+            elif isinstance(received, ProtocolError):
+                raise received
             else:
                 self._data_received(received)
         if not self._reader.is_between_messages:
@@ -742,7 +744,7 @@ def _response_to(request: Command, status: Status) -> Command:
         message_id_being_responded_to=request.message_id,
         status=int(status),
         offending_element=status.offending_element or None,
-        error_comment=status.error_comment[:64] or None,
+        error_comment=status.error_comment or None,
         affected_sop_instance_uid=request.affected_sop_instance_uid,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from .elements import implicit_element, pad_text, pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
@@ -167,6 +167,20 @@ def _decode_tags(value: memoryview) -> tuple[int, ...]:
     return tuple(group << 16 | element for group, element in _AT.iter_unpack(value[: len(value) // 4 * 4]))
 
 
+def _encode_us(value: int) -> bytes:
+    if not 0 <= value <= 0xFFFF:
+        raise LocalProtocolError(f"{value} does not fit into an unsigned short")
+    return _US.pack(value)
+
+
+def _encode_count(value: int) -> bytes:
+    return _US.pack(min(value, 0xFFFF))  # more than 65,535 sub-operations are known to happen
+
+
+def _encode_comment(text: str) -> bytes:
+    return pad_text(text[:64])  # the most an LO may have (PS3.5 6.2)
+
+
 def _encode_tags(tags: tuple[int, ...]) -> bytes:
     return b"".join(_AT.pack(tag >> 16, tag & 0xFFFF) for tag in tags)
 
@@ -175,28 +189,28 @@ def _encode_tags(tags: tuple[int, ...]) -> bytes:
 _ELEMENTS = (
     (0x0002, "affected_sop_class_uid", _decode_text, pad_uid),
     (0x0003, "requested_sop_class_uid", _decode_text, pad_uid),
-    (0x0110, "message_id", _decode_us, _US.pack),
-    (0x0120, "message_id_being_responded_to", _decode_us, _US.pack),
+    (0x0110, "message_id", _decode_us, _encode_us),
+    (0x0120, "message_id_being_responded_to", _decode_us, _encode_us),
     (0x0600, "move_destination", _decode_text, pad_text),
-    (0x0700, "priority", _decode_us, _US.pack),
-    (0x0900, "status", _decode_us, _US.pack),
+    (0x0700, "priority", _decode_us, _encode_us),
+    (0x0900, "status", _decode_us, _encode_us),
     (0x0901, "offending_element", _decode_tags, _encode_tags),
-    (0x0902, "error_comment", _decode_text, pad_text),
-    (0x0903, "error_id", _decode_us, _US.pack),
+    (0x0902, "error_comment", _decode_text, _encode_comment),
+    (0x0903, "error_id", _decode_us, _encode_us),
     (0x1000, "affected_sop_instance_uid", _decode_text, pad_uid),
     (0x1001, "requested_sop_instance_uid", _decode_text, pad_uid),
-    (0x1002, "event_type_id", _decode_us, _US.pack),
+    (0x1002, "event_type_id", _decode_us, _encode_us),
     (0x1005, "attribute_identifier_list", _decode_tags, _encode_tags),
-    (0x1008, "action_type_id", _decode_us, _US.pack),
-    (0x1020, "number_of_remaining_suboperations", _decode_us, _US.pack),
-    (0x1021, "number_of_completed_suboperations", _decode_us, _US.pack),
-    (0x1022, "number_of_failed_suboperations", _decode_us, _US.pack),
-    (0x1023, "number_of_warning_suboperations", _decode_us, _US.pack),
+    (0x1008, "action_type_id", _decode_us, _encode_us),
+    (0x1020, "number_of_remaining_suboperations", _decode_us, _encode_count),
+    (0x1021, "number_of_completed_suboperations", _decode_us, _encode_count),
+    (0x1022, "number_of_failed_suboperations", _decode_us, _encode_count),
+    (0x1023, "number_of_warning_suboperations", _decode_us, _encode_count),
     (0x1030, "move_originator_application_entity_title", _decode_text, pad_text),
-    (0x1031, "move_originator_message_id", _decode_us, _US.pack),
+    (0x1031, "move_originator_message_id", _decode_us, _encode_us),
 )
 _DECODERS = {number << 16: (name, decode) for number, name, decode, _ in _ELEMENTS}
-_NAMES = frozenset(name for _, name, _, _ in _ELEMENTS)
+_STRUCTURE = frozenset(("message", "has_data_set"))
 
 
 class Command:
@@ -247,8 +261,9 @@ class Command:
         return {name: value for name, value in self.__dict__.items() if value is not None}
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for _, name, _, _ in _ELEMENTS if name in self._compared())
-        return f"Command({self.message.name}, {shown}, has_data_set={self.has_data_set})"
+        there = self._compared()
+        shown = "".join(f", {name}={there[name]!r}" for _, name, _, _ in _ELEMENTS if name in there)
+        return f"Command({self.message.name}{shown}, has_data_set={self.has_data_set})"
 
     def missing(self) -> tuple[str, ...]:
         """The mandatory elements that are not there."""
@@ -260,10 +275,10 @@ class Command:
         Raises LocalProtocolError when an element is missing that the message must have, or is there that it can't.
         """
         message = self.message
-        elements = {name: value for name, value in self.__dict__.items() if value is not None and name in _NAMES}
+        elements: dict[str, Any] = {name: value for name, value in self._compared().items() if name not in _STRUCTURE}
         if missing := self.missing():
             raise LocalProtocolError(f"{message.name} needs {', '.join(missing)}")
-        if unknown := elements.keys() - set(message.mandatory) - set(message.optional):
+        if unknown := elements.keys() - {*message.mandatory, *message.optional}:
             raise LocalProtocolError(f"{message.name} has no {', '.join(sorted(unknown))}")
         if message.data_set is not DataSetPresence.CONDITIONAL:
             if self.has_data_set is not (message.data_set is DataSetPresence.REQUIRED):

@@ -159,7 +159,7 @@ class IncomingDataSet:
                 lease, size, views = self._kept.popleft()
                 try:
                     for view in views:
-                        yield view.toreadonly()
+                        yield view
                 finally:
                     self._release(lease, size)
             if self._lost is not None:

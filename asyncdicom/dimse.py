@@ -73,9 +73,18 @@ class MessageReader:
         """Whether every message that has begun has ended."""
         return self._context_id is None
 
-    def receive(self, fragments: Iterable[Fragment]) -> list[CommandReceived | DataReceived]:
-        """What the fragments complete. Raises ProtocolError for what PS3.8 annex E does not allow."""
-        received: list[CommandReceived | DataReceived] = []
+    def receive(self, fragments: Iterable[Fragment]) -> list[CommandReceived | DataReceived | ProtocolError]:
+        """What the fragments complete, in order; the last may be the error that PS3.8 annex E makes of one of them."""
+        received: list[CommandReceived | DataReceived | ProtocolError] = []
+        try:
+            self._receive(fragments, received)
+        except ProtocolError as error:
+            received.append(error)
+        return received
+
+    def _receive(
+        self, fragments: Iterable[Fragment], received: list[CommandReceived | DataReceived | ProtocolError]
+    ) -> None:
         views: list[memoryview] = []
         for context_id, control, data in fragments:
             if self._in_data_set and context_id == self._context_id and not control & _COMMAND:
@@ -91,7 +100,6 @@ class MessageReader:
                     received.append(command)
         if views:
             received.append(DataReceived(views, is_last=False))
-        return received
 
     def _gather(self, context_id: int, control: int, data: memoryview) -> CommandReceived | None:
         if self._context_id is None:

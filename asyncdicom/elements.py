@@ -91,15 +91,18 @@ def scan(head: bytes | memoryview, syntax: TransferSyntax, wanted: Collection[in
         struct.Struct(order + "H"),
         struct.Struct(order + "I"),
     )
-    last = max(wanted)
+    last = max(wanted, default=0)
     found: dict[int, bytes] = {}
     position, end, depth = 0, len(head), 0
+    explicit_vr = syntax.explicit_vr
+    implicit_until = 0
+    """The depth at which an element of unknown VR began: its content has implicit VR (PS3.5 6.2.2)."""
     while end - position >= 8:
         group, element = tag_format.unpack_from(head, position)
         tag = group << 16 | element
         if not depth and tag > last:
             return found, True
-        if not syntax.explicit_vr or group == 0xFFFE:
+        if not explicit_vr or group == 0xFFFE:
             (length,) = long_format.unpack_from(head, position + 4)
             start = position + 8
         else:
@@ -109,6 +112,8 @@ def scan(head: bytes | memoryview, syntax: TransferSyntax, wanted: Collection[in
                     break
                 (length,) = long_format.unpack_from(head, position + 8)
                 start = position + 12
+                if vr == b"UN" and length == _UNDEFINED and syntax.little_endian:
+                    explicit_vr, implicit_until = False, depth
             elif vr.isalpha():
                 (length,) = short_format.unpack_from(head, position + 6)
                 start = position + 8
@@ -116,6 +121,8 @@ def scan(head: bytes | memoryview, syntax: TransferSyntax, wanted: Collection[in
                 raise DataSetError(f"no value representation at byte {position} of the data set: {vr!r}")
         if tag in (_ITEM_END, _SEQUENCE_END):
             depth = max(depth - 1, 0)
+            if depth == implicit_until:
+                explicit_vr = syntax.explicit_vr
             position = start
         elif length == _UNDEFINED:
             depth += 1
@@ -138,6 +145,8 @@ def inflate_head(head: bytes | memoryview, limit: int) -> bytes:
 
     Raises DataSetError if it is none.
     """
+    if limit <= 0:
+        return b""  # for zlib 0 is no limit
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, limit)
     except zlib.error as error:

@@ -16,6 +16,7 @@ MAX_FILE_META_LENGTH = 1 << 20
 _PREAMBLE_LENGTH = 128
 _PREFIX = b"DICM"
 _FILE_META_GROUP = 0x0002
+_GROUP_LENGTH = 0x00020000
 
 _TEXT = {
     0x00020002: "sop_class_uid",
@@ -63,21 +64,24 @@ class FileMeta:
     def decode(cls, head: bytes | memoryview) -> tuple[FileMeta, int]:
         """From the first bytes of a file; also returns the offset of its data set.
 
-        The group length is not relied upon. Raises FileFormatError if there is no file meta information, if it is not
-        all there, or if it does not name the transfer syntax.
+        The group length counts only where the bytes end with it. Raises FileFormatError if there is no file meta
+        information, if it is not all there, or if it does not name the transfer syntax.
         """
         position = _PREAMBLE_LENGTH + len(_PREFIX)
         if bytes(head[_PREAMBLE_LENGTH:position]) != _PREFIX:
             raise FileFormatError("no DICM prefix at byte 128: not a DICOM file, or one without file meta information")
         found: dict[str, str] = {}
+        announced = 0
         for tag, value, end in iterate_explicit(head, position):
             if tag >> 16 != _FILE_META_GROUP:
                 break
             if name := _TEXT.get(tag):
                 found[name] = bytes(value).decode("latin-1").strip("\0 ")
             position = end
+            if tag == _GROUP_LENGTH:
+                announced = position + int.from_bytes(value, "little")
         else:
-            if position + 8 > len(head):
+            if position + 8 > len(head) and position != announced:
                 raise FileFormatError(f"file meta information does not end within {len(head)} bytes")
         if head[position : position + 2] == b"\2\0":
             raise FileFormatError(f"file meta information cannot be read beyond byte {position}")

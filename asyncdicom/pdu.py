@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_ASSOCIATE_LENGTH",
+    "MAX_ITEMS",
     "PDU",
     "PDU_HEADER",
     "PDV_HEADER",
@@ -52,14 +53,20 @@ PDV_HEADER = struct.Struct(">IBB")
 """Item length, presentation context ID, message control header (PS3.8 9.3.5.1, E.2)."""
 
 MAX_ASSOCIATE_LENGTH = 1 << 20
-"""Bytes of an A-ASSOCIATE-RQ or -AC that are taken; DCMTK's limit. 128 contexts with 400 transfer syntaxes fit."""
+"""Bytes of an A-ASSOCIATE-RQ or -AC that are taken; DCMTK's limit."""
+
+MAX_ITEMS = 20_000
+"""Items and sub-items of one A-ASSOCIATE PDU that are read: 128 contexts with 150 transfer syntaxes each. Without a
+limit a request of 1 MiB made of empty items would keep the event loop busy for half a second."""
 
 _ITEM_HEADER = struct.Struct(">BxH")
 _TWO_SHORTS = struct.Struct(">HH")
 _SHORT = struct.Struct(">H")
 _LONG = struct.Struct(">I")
 _AE_TITLE_LENGTH = 16
+_MAX_ITEM = 0xFFFF
 _ASSOCIATE_FIXED = 68  # version 2, reserved 2, AE titles 32, reserved 32
+_MAX_RELATED = 1000  # more general SOP classes than there are SOP classes
 _PDV_OVERHEAD = 2  # context ID and message control header are counted by the PDV's length
 
 
@@ -179,11 +186,11 @@ class UserInformation:
             yield _item(_Item.USER_IDENTITY_AC, _counted(self.user_identity_response))
 
     @classmethod
-    def decode(cls, value: bytes) -> UserInformation:
+    def decode(cls, value: bytes, budget: Iterator[int] | None = None) -> UserInformation:
         """From the item's value; of a sub-item that may stand once, the last one counts."""
         single: dict[str, object] = {}
         several: dict[str, list[object]] = {"roles": [], "extended": [], "common_extended": []}
-        for kind, content in _items(value):
+        for kind, content in _items(value, budget or _budget()):
             if (decoder := _SUB_ITEMS.get(kind)) is None:
                 continue  # PS3.8 9.3.1: not recognized, ignored
             name, decode = decoder
@@ -226,6 +233,8 @@ def _decode_common_extended(value: bytes) -> CommonExtendedNegotiation:
     uids: list[str] = []
     while related:
         general, related = _cut(related, "common extended negotiation")
+        if len(uids) == _MAX_RELATED:
+            raise ProtocolError(f"common extended negotiation names more than {_MAX_RELATED} related SOP classes")
         uids.append(clean_uid(general))
     return CommonExtendedNegotiation(clean_uid(uid), clean_uid(service), tuple(uids))
 
@@ -273,7 +282,7 @@ class AssociateRQ:
     """Bytes 11 to 74 as they came: the AE titles and a reserved field, to be sent back unchanged (PS3.8 9.3.3)."""
 
     def encode(self) -> bytes:
-        """The whole PDU. Raises ValueError for an AE title that the standard does not allow."""
+        """The whole PDU. Raises ValueError for an AE title, or a length, that the standard does not allow."""
         contexts = b"".join(
             _item(
                 _Item.PRESENTATION_CONTEXT_RQ,
@@ -289,41 +298,47 @@ class AssociateRQ:
     @classmethod
     def decode(cls, body: bytes) -> AssociateRQ:
         """From the bytes after the PDU header."""
-        version, echo, items = _associate_items(body, "A-ASSOCIATE-RQ")
+        version, echo, items, budget = _associate_items(body, "A-ASSOCIATE-RQ")
         application_context = None
         contexts: dict[int, ProposedContext] = {}
-        user_information = UserInformation()
+        user_information = None
         for kind, value in items:
             if kind == _Item.APPLICATION_CONTEXT:
                 application_context = clean_uid(value)
             elif kind == _Item.PRESENTATION_CONTEXT_RQ:
-                context = _decode_proposed_context(value)
+                context = _decode_proposed_context(value, budget)
                 if context.id in contexts:
                     raise ProtocolError(f"presentation context ID {context.id} stands twice in the request")
                 contexts[context.id] = context
             elif kind == _Item.USER_INFORMATION:
-                user_information = UserInformation.decode(value)
+                user_information = _decode_user_information(user_information, value, budget)
         if application_context is None:
             raise ProtocolError("A-ASSOCIATE-RQ has no application context item")
         return cls(
             called_ae_title=_decode_text(echo[:16]),
             calling_ae_title=_decode_text(echo[16:32]),
             presentation_contexts=tuple(contexts.values()),
-            user_information=user_information,
+            user_information=user_information or UserInformation(),
             application_context=application_context,
             protocol_version=version,
             echo=echo,
         )
 
 
-def _decode_proposed_context(value: bytes) -> ProposedContext:
+def _decode_user_information(earlier: UserInformation | None, value: bytes, budget: Iterator[int]) -> UserInformation:
+    if earlier is not None:
+        raise ProtocolError("the user information item stands twice")
+    return UserInformation.decode(value, budget)
+
+
+def _decode_proposed_context(value: bytes, budget: Iterator[int]) -> ProposedContext:
     if len(value) < 4:
         raise ProtocolError(f"presentation context item has {len(value)} bytes, at least 4 are needed")
     if value[0] % 2 == 0:
         raise ProtocolError(f"presentation context ID {value[0]} is not an odd number")
     abstract_syntax = None
     syntaxes = []
-    for kind, content in _items(value[4:]):
+    for kind, content in _items(value[4:], budget):
         if kind == _Item.ABSTRACT_SYNTAX:
             abstract_syntax = clean_uid(content)
         elif kind == _Item.TRANSFER_SYNTAX and (uid := clean_uid(content)):
@@ -361,26 +376,26 @@ class AssociateAC:
     @classmethod
     def decode(cls, body: bytes) -> AssociateAC:
         """From the bytes after the PDU header. A missing application context is let pass: nothing depends on it."""
-        version, echo, items = _associate_items(body, "A-ASSOCIATE-AC")
+        version, echo, items, budget = _associate_items(body, "A-ASSOCIATE-AC")
         application_context = ""
         contexts = []
-        user_information = UserInformation()
+        user_information = None
         for kind, value in items:
             if kind == _Item.APPLICATION_CONTEXT:
                 application_context = clean_uid(value)
             elif kind == _Item.PRESENTATION_CONTEXT_AC:
-                contexts.append(_decode_context_result(value))
+                contexts.append(_decode_context_result(value, budget))
             elif kind == _Item.USER_INFORMATION:
-                user_information = UserInformation.decode(value)
-        return cls(tuple(contexts), user_information, application_context, version, echo)
+                user_information = _decode_user_information(user_information, value, budget)
+        return cls(tuple(contexts), user_information or UserInformation(), application_context, version, echo)
 
 
-def _decode_context_result(value: bytes) -> ContextResult:
+def _decode_context_result(value: bytes, budget: Iterator[int]) -> ContextResult:
     if len(value) < 4:
         raise ProtocolError(f"presentation context item has {len(value)} bytes, at least 4 are needed")
     if value[2] != 0:
         return ContextResult(value[0], value[2], "")  # PS3.8 9.3.3.2.1: the transfer syntax is not significant
-    syntaxes = [clean_uid(content) for kind, content in _items(value[4:]) if kind == _Item.TRANSFER_SYNTAX]
+    syntaxes = [clean_uid(content) for kind, content in _items(value[4:], budget) if kind == _Item.TRANSFER_SYNTAX]
     return ContextResult(value[0], 0, syntaxes[0] if syntaxes else "")
 
 
@@ -550,19 +565,29 @@ def _associate(pdu: AssociateRQ | AssociateAC, echo: bytes, contexts: bytes) -> 
     return PDU_HEADER.pack(pdu.type, len(fixed) + len(items)) + fixed + items
 
 
-def _associate_items(body: bytes, name: str) -> tuple[int, bytes, Iterable[tuple[int, bytes]]]:
+def _associate_items(body: bytes, name: str) -> tuple[int, bytes, Iterable[tuple[int, bytes]], Iterator[int]]:
     if len(body) < _ASSOCIATE_FIXED:
         raise ProtocolError(f"{name} has {len(body)} bytes after its header, at least {_ASSOCIATE_FIXED} are needed")
-    return _SHORT.unpack_from(body)[0], bytes(body[4:_ASSOCIATE_FIXED]), _items(body[_ASSOCIATE_FIXED:])
+    budget = _budget()
+    return _SHORT.unpack_from(body)[0], body[4:_ASSOCIATE_FIXED], _items(body[_ASSOCIATE_FIXED:], budget), budget
+
+
+def _budget() -> Iterator[int]:
+    """Counts the items of one PDU, on whatever level."""
+    return iter(range(MAX_ITEMS))
 
 
 def _item(kind: int, value: bytes) -> bytes:
+    if len(value) > _MAX_ITEM:
+        raise ValueError(f"item {kind:02X}H would have {len(value)} bytes, {_MAX_ITEM} are the most it can have")
     return _ITEM_HEADER.pack(kind, len(value)) + value
 
 
-def _items(value: bytes) -> Iterator[tuple[int, bytes]]:
+def _items(value: bytes, budget: Iterator[int]) -> Iterator[tuple[int, bytes]]:
     position, end = 0, len(value)
     while position < end:
+        if next(budget, None) is None:
+            raise ProtocolError(f"more than {MAX_ITEMS} items in one PDU")
         if end - position < _ITEM_HEADER.size:
             raise ProtocolError(f"{end - position} bytes left where an item header of 4 bytes was expected")
         kind, length = _ITEM_HEADER.unpack_from(value, position)
@@ -574,6 +599,8 @@ def _items(value: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _counted(value: bytes) -> bytes:
+    if len(value) > _MAX_ITEM:
+        raise ValueError(f"a field of {len(value)} bytes, {_MAX_ITEM} are the most it can have")
     return _SHORT.pack(len(value)) + value
 
 

@@ -60,7 +60,7 @@ class Lease:
         """One holder is done with the views it got."""
         self.holders -= 1
         if not self.holders:
-            self._pool.give_back(self._slab)
+            self._pool.give_back(self, self._slab)
 
 
 class SlabPool:
@@ -93,10 +93,12 @@ class SlabPool:
         self._lease.holders += 1
         return self._lease
 
-    def give_back(self, slab: memoryview) -> None:
+    def give_back(self, lease: Lease, slab: memoryview) -> None:
         """A slab that nobody looks at any more."""
         self.held -= 1
-        if len(self._free) < self._spare:
+        if lease is self._lease:  # no read has come since: it is still the current one
+            self._lease = None
+        elif len(self._free) < self._spare:
             self._free.append(slab)
 
 
@@ -142,7 +144,7 @@ class ReceiveBuffer:
         after it is ignored. Fragments are views of the pool's current slab: use them, or hold the slab, before the
         next read.
         """
-        view = self._pool.current()[:count]
+        view = self._pool.current()[:count].toreadonly()
         if self._carry:
             # At most 11 bytes moved in front of a read, and the read with them: rare, and cheaper than a second path.
             view = memoryview(self._carry + view)

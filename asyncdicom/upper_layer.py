@@ -301,13 +301,13 @@ class UpperLayer:
 
         Otherwise issue A-ASSOCIATE-RJ PDU and start ARTIM timer.
         """
-        self._stop_artim()
         assert isinstance(self._pdu, AssociateRQ)
         rejection = None
         if not self._pdu.protocol_version & 1:
             rejection = AssociateRJ(1, 2, 2)  # permanent, ACSE, protocol version not supported
         elif self._admit is not None:
             rejection = self._admit(self._pdu)
+        self._stop_artim()
         if rejection is None:
             self._indicate(Indication.ASSOCIATE, self._pdu)
             return State.STA3

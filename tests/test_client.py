@@ -1,0 +1,261 @@
+"""The requestor: a peer that is not there, refuses, stalls, lies or resets gives a typed error in time."""
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+from raw_peer import CT, accept, data_set, raw_server, request, response
+
+import asyncdicom
+from asyncdicom import Context, Status, Timeouts
+from asyncdicom.command import CommandField
+from asyncdicom.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ, UserInformation
+from asyncdicom.presentation import ContextResult, RoleSelection
+
+
+async def test_the_request_says_what_was_asked_for():
+    seen = []
+
+    async def script(peer):
+        seen.append(await accept(peer))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    identity = asyncdicom.UserIdentity(2, b"user", b"secret", positive_response_requested=True)
+    contexts = [Context(CT, ("1.2.840.10008.1.2",), scu=True, scp=True)]
+    options = {"called_ae_title": " THEM ", "calling_ae_title": "US", "user_identity": identity, "max_pdu_length": 4096}
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port, contexts=contexts, **options):
+        pass
+    (asked,) = seen
+    assert (asked.called_ae_title, asked.calling_ae_title) == ("THEM", "US")
+    assert asked.user_information.roles == (RoleSelection(CT, scu=True, scp=True),)
+    assert asked.user_information.maximum_length == 4096
+    assert asked.user_information.user_identity == identity
+    assert "secret" not in repr(asked)
+
+
+async def test_nobody_listening_is_a_lost_association_that_says_where():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(asyncdicom.AssociationLost, match=f"127.0.0.1 port {port}"):
+            await asyncdicom.connect("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("rejection", "words", "transient"),
+    [
+        (AssociateRJ(1, 1, 7), "called AE title not recognized", False),
+        (AssociateRJ(2, 3, 2), "local limit exceeded", True),
+        (AssociateRJ(9, 8, 7), "undefined result 9, undefined source 8, undefined reason 7", False),
+    ],
+)
+async def test_a_rejection_is_an_exception_with_the_peers_numbers_and_their_words(rejection, words, transient):
+    async def script(peer):
+        await peer.receive()
+        peer.send(rejection)
+        assert await peer.receive() is None
+
+    async with raw_server(script) as port:
+        with pytest.raises(asyncdicom.AssociationRejected, match=words) as caught:
+            await asyncdicom.connect("127.0.0.1", port)
+    error = caught.value
+    assert (error.result, error.source, error.reason) == (rejection.result, rejection.source, rejection.reason)
+    assert error.is_transient is transient
+
+
+async def test_no_answer_in_time_is_aborted_and_said():
+    async def script(peer):
+        await peer.receive()
+        assert await peer.receive() == Abort(0, 0)
+
+    async with raw_server(script) as port:
+        with pytest.raises(asyncdicom.AssociationTimeout, match="association request"):
+            await asyncdicom.connect("127.0.0.1", port, timeouts=Timeouts(acse=0.05))
+
+
+@pytest.mark.parametrize(
+    ("sent", "sent_back"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Abort(2, 1)),
+        (b"\2\0\0\x10\0\1", Abort(2, 6)),
+        (ReleaseRQ().encode(), Abort(2, 2)),
+        (request().encode(), Abort(2, 2)),
+    ],
+    ids=["HTTP", "an answer above 1 MiB", "a release", "a request"],
+)
+async def test_an_answer_that_is_none_is_aborted(sent, sent_back):
+    async def script(peer):
+        await peer.receive()
+        peer.send(sent)
+        assert await peer.receive() == sent_back
+
+    async with raw_server(script) as port:
+        with pytest.raises(asyncdicom.AssociationAborted) as caught:
+            await asyncdicom.connect("127.0.0.1", port)
+    assert not caught.value.by_peer
+
+
+async def test_contexts_that_were_not_proposed_and_syntaxes_that_were_not_offered_are_not_used():
+    async def script(peer):
+        await peer.receive()
+        results = (ContextResult(1, 0, "1.2.840.10008.1.2.4.50"), ContextResult(99, 0, "1.2.840.10008.1.2"))
+        peer.send(AssociateAC(results, UserInformation(maximum_length=16384)))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port) as association:
+        assert association.contexts == {}
+        with pytest.raises(asyncdicom.NoAcceptedContext, match="Verification"):
+            await association.c_echo()
+
+
+async def test_an_answer_and_the_first_message_in_one_segment_are_both_taken():
+    async def script(peer):
+        await peer.receive()
+        peer.send(
+            AssociateAC((ContextResult(1, 0, "1.2.840.10008.1.2"),), UserInformation(maximum_length=16384)),
+            ReleaseRQ(),
+        )
+        assert await peer.receive() == ReleaseRP()
+
+    async with raw_server(script) as port:
+        association = await asyncdicom.connect("127.0.0.1", port)
+        assert isinstance(await association.wait_closed(), asyncdicom.AssociationReleased)
+
+
+@pytest.mark.parametrize("contexts", [[], [Context(CT)] * 129, [Context(CT, ())]], ids=["none", "129", "no syntax"])
+def test_contexts_that_cannot_be_proposed_are_refused_at_once(contexts):
+    with pytest.raises(asyncdicom.LocalProtocolError):
+        asyncdicom.connect("127.0.0.1", contexts=contexts)
+
+
+@pytest.mark.parametrize("title", ["", " ", "A" * 17, "Ä", "A\\B", "A\nB"])
+def test_ae_titles_that_the_standard_does_not_allow_are_refused_at_once(title):
+    with pytest.raises(ValueError, match="AE title"):
+        asyncdicom.connect("127.0.0.1", called_ae_title=title)
+
+
+async def test_an_exception_in_the_block_aborts():
+    seen = []
+
+    async def script(peer):
+        await accept(peer)
+        seen.append(await peer.receive())
+
+    async with raw_server(script) as port:
+        with pytest.raises(ZeroDivisionError):
+            async with asyncdicom.connect("127.0.0.1", port):
+                _ = 1 / 0
+    assert seen == [Abort(0, 0)]
+
+
+async def test_cancelling_a_connect_that_waits_for_its_answer_leaves_nothing():
+    async def script(peer):
+        await peer.receive()
+        connecting.cancel()
+        while await peer.receive() is not None:
+            pass
+
+    async with raw_server(script) as port:
+        connecting = asyncio.ensure_future(asyncdicom.connect("127.0.0.1", port)._connect())
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+
+
+async def test_a_server_that_ends_at_every_byte_of_its_answers_gives_a_typed_error():
+    answers = AssociateAC((ContextResult(1, 0, "1.2.840.10008.1.2.1"),), UserInformation(maximum_length=16384)).encode()
+    answers += response(CommandField.C_STORE_RSP, 1)
+    instance = asyncdicom.Instance(CT, "1.2", "1.2.840.10008.1.2.1", length=200, data=data_set(200))
+    for cut in range(len(answers)):
+
+        async def script(peer, cut=cut):
+            peer.send(answers[:cut])
+            if cut % 2:
+                await peer.writer.drain()
+                peer.reset()
+
+        async with raw_server(script) as port:
+            with pytest.raises(asyncdicom.AssociationError):
+                async with asyncdicom.connect("127.0.0.1", port, contexts=[Context(CT)]) as association:
+                    await association.c_store(instance)
+
+
+async def test_a_server_that_stalls_at_any_byte_of_its_answers_is_left_in_time():
+    answers = AssociateAC((ContextResult(1, 0, "1.2.840.10008.1.2.1"),), UserInformation(maximum_length=16384)).encode()
+    answers += response(CommandField.C_ECHO_RSP, 1)
+    timeouts = Timeouts(acse=0.01, dimse=0.01)
+    for cut in range(0, len(answers), 7):
+
+        async def script(peer, cut=cut):
+            peer.send(answers[:cut])
+            await peer.receive_all()
+
+        async with raw_server(script) as port:
+            with pytest.raises((asyncdicom.AssociationTimeout, asyncdicom.NoAcceptedContext)):
+                async with asyncdicom.connect(
+                    "127.0.0.1", port, contexts=[Context(CT)], timeouts=timeouts
+                ) as association:
+                    await association.c_echo()
+                    await association.c_echo()
+
+
+async def test_over_tls_an_instance_arrives_whole(tls_contexts):
+    received = []
+
+    async def handler(store_request):
+        received.append(await store_request.data_set.read())
+        return Status.SUCCESS
+
+    data = data_set(3_000_000)
+    instance = asyncdicom.Instance(CT, "1.2.3.4", "1.2.840.10008.1.2.1", length=len(data), data=data)
+    server_side, client_side = tls_contexts
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=handler, ssl=server_side) as server:
+        options = {"contexts": [Context(CT)], "ssl": client_side, "server_hostname": "localhost"}
+        async with asyncdicom.connect("127.0.0.1", server.port, **options) as association:
+            for _ in range(3):
+                assert await association.c_store(instance) == Status.SUCCESS
+    assert received == [data] * 3
+
+
+async def test_a_file_over_tls_arrives_whole(tls_contexts, tmp_path):
+    received = []
+
+    async def handler(store_request):
+        await store_request.data_set.save_as(tmp_path / "received")
+        received.append((tmp_path / "received").read_bytes()[-3_000_000:])
+        return Status.SUCCESS
+
+    data = data_set(3_000_000)
+    (tmp_path / "sent").write_bytes(data)
+    instance = asyncdicom.Instance(CT, "1.2", "1.2.840.10008.1.2.1", path=str(tmp_path / "sent"), length=len(data))
+    server_side, client_side = tls_contexts
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=handler, ssl=server_side) as server:
+        options = {"contexts": [Context(CT)], "ssl": client_side, "server_hostname": "localhost"}
+        async with asyncdicom.connect("127.0.0.1", server.port, **options) as association:
+            assert await association.c_store(instance) == Status.SUCCESS
+    assert received == [data]
+
+
+async def test_a_certificate_that_is_not_trusted_is_an_error_that_says_so(tls_contexts):
+    context = ssl.create_default_context()
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=tls_contexts[0]) as server:
+        with pytest.raises(asyncdicom.AssociationLost, match="certificate"):
+            await asyncdicom.connect("127.0.0.1", server.port, ssl=context, server_hostname="localhost")
+
+
+async def test_tls_clients_that_never_shake_hands_leave_nothing_after_artim(tls_contexts):
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=tls_contexts[0], timeouts=Timeouts(acse=0.05)) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async with asyncio.timeout(10):
+            while not server._pending:
+                await asyncio.sleep(0)
+            while server._pending:
+                await asyncio.sleep(0.001)
+        writer.close()
+
+
+def test_a_request_decodes_to_what_was_encoded():
+    asked = request()
+    assert AssociateRQ.decode(asked.encode()[6:]) == asked

@@ -1,0 +1,302 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standard_tables import SERVICES
+
+from asyncdicom.errors import LocalProtocolError
+from asyncdicom.presentation import (
+    DEFAULT_TRANSFER_SYNTAXES,
+    STORAGE_TRANSFER_SYNTAXES,
+    AcceptancePolicy,
+    Context,
+    ContextResult,
+    PresentationContext,
+    ProposedContext,
+    Result,
+    RoleSelection,
+    accept_contexts,
+    established_contexts,
+    propose_contexts,
+    proposed_roles,
+)
+from asyncdicom.uids import TRANSFER_SYNTAXES, VERIFICATION
+
+IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
+CT, FIND = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+def policy(*contexts, **options):
+    return AcceptancePolicy({context.abstract_syntax: context for context in contexts}, **options)
+
+
+def proposal(abstract_syntax=CT, *syntaxes, number=1):
+    return ProposedContext(number, abstract_syntax, syntaxes or (IMPLICIT,))
+
+
+def answer(proposed, *contexts, roles=(), **options):
+    return accept_contexts([proposed], roles, policy(*contexts, **options))
+
+
+# The acceptor
+
+
+def test_a_supported_context_is_accepted():
+    negotiated = answer(proposal(CT, IMPLICIT), Context(CT))
+    assert negotiated.results == (ContextResult(1, 0, IMPLICIT),)
+    assert negotiated.contexts == {1: PresentationContext(1, CT, IMPLICIT, scu=False, scp=True)}
+    assert negotiated.roles == ()
+
+
+def test_an_unknown_abstract_syntax_is_refused_with_3():
+    negotiated = answer(proposal(CT), Context(FIND))
+    assert negotiated.results == (ContextResult(1, Result.ABSTRACT_SYNTAX_NOT_SUPPORTED, IMPLICIT),)
+    assert negotiated.contexts == {}
+
+
+def test_unsupported_transfer_syntaxes_are_refused_with_4():
+    negotiated = answer(proposal(CT, JPEG), Context(CT, (IMPLICIT,)))
+    assert negotiated.results == (ContextResult(1, Result.TRANSFER_SYNTAXES_NOT_SUPPORTED, JPEG),)
+
+
+def test_a_context_without_a_transfer_syntax_is_refused_with_4():
+    (result,) = accept_contexts([ProposedContext(1, CT, ())], (), policy(Context(CT))).results
+    assert result.result == Result.TRANSFER_SYNTAXES_NOT_SUPPORTED
+    assert result.transfer_syntax
+
+
+def test_the_results_are_those_of_table_9_18():
+    assert {each.value: each.name for each in Result} == {
+        0: "ACCEPTANCE",
+        1: "USER_REJECTION",
+        2: "NO_REASON",
+        3: "ABSTRACT_SYNTAX_NOT_SUPPORTED",
+        4: "TRANSFER_SYNTAXES_NOT_SUPPORTED",
+    }
+
+
+def test_the_requestors_first_syntax_is_taken():
+    assert answer(proposal(CT, JPEG, IMPLICIT), Context(CT, (IMPLICIT, JPEG))).contexts[1].transfer_syntax == JPEG
+
+
+def test_the_acceptor_may_prefer_its_own_order():
+    negotiated = answer(proposal(CT, JPEG, IMPLICIT), Context(CT, (IMPLICIT, JPEG)), prefer_own_syntax=True)
+    assert negotiated.contexts[1].transfer_syntax == IMPLICIT
+
+
+def test_the_same_abstract_syntax_may_be_proposed_several_times():
+    proposed = [proposal(CT, syntax, number=number) for number, syntax in ((5, JPEG), (1, IMPLICIT), (3, EXPLICIT))]
+    negotiated = accept_contexts(proposed, (), policy(Context(CT, (JPEG, EXPLICIT))))
+    assert [(each.id, each.result) for each in negotiated.results] == [(5, 0), (1, 4), (3, 0)]
+    assert {number: each.transfer_syntax for number, each in negotiated.contexts.items()} == {5: JPEG, 3: EXPLICIT}
+
+
+def test_every_context_may_be_refused():
+    negotiated = accept_contexts([proposal(CT), proposal(FIND, number=3)], (), policy())
+    assert [each.result for each in negotiated.results] == [3, 3]
+    assert negotiated.contexts == {}
+
+
+def test_a_request_without_contexts_is_answered_with_none():
+    assert accept_contexts((), (), policy(Context(CT))) == ((), (), {})
+
+
+def test_123_contexts_of_4_syntaxes_are_each_answered():
+    proposed = [proposal(CT, JPEG, "1.2.3", EXPLICIT, IMPLICIT, number=number) for number in range(1, 247, 2)]
+    negotiated = accept_contexts(proposed, (), policy(Context(CT)))
+    assert [each.id for each in negotiated.results] == list(range(1, 247, 2))
+    assert {each.transfer_syntax for each in negotiated.contexts.values()} == {EXPLICIT}
+
+
+@pytest.mark.parametrize(
+    ("uid", "accepted"),
+    [
+        pytest.param(CT, True, id="a storage class"),
+        pytest.param("1.2.840.10008.5.1.4.1.1.2.99", True, id="a storage class of an edition to come"),
+        pytest.param("1.2.3.4", True, id="a private class"),
+        pytest.param(FIND, False, id="a query class"),
+        pytest.param(VERIFICATION, False, id="verification"),
+    ],
+)
+def test_any_storage_accepts_storage_and_what_no_registry_knows(uid, accepted):
+    assert bool(answer(proposal(uid, JPEG), any_storage=True).contexts) is accepted
+
+
+def test_any_storage_leaves_a_named_context_as_it_is():
+    negotiated = answer(proposal(CT, JPEG), Context(CT, (IMPLICIT,)), any_storage=True)
+    assert negotiated.results[0].result == Result.TRANSFER_SYNTAXES_NOT_SUPPORTED
+
+
+def test_storage_takes_every_syntax_whose_data_sets_are_whole():
+    assert len(set(STORAGE_TRANSFER_SYNTAXES)) == len(STORAGE_TRANSFER_SYNTAXES)
+    assert set(DEFAULT_TRANSFER_SYNTAXES) < set(STORAGE_TRANSFER_SYNTAXES)
+    left_out = [TRANSFER_SYNTAXES[uid].name for uid in TRANSFER_SYNTAXES.keys() - set(STORAGE_TRANSFER_SYNTAXES)]
+    assert all(name.startswith(("JPIP", "SMPTE", "XML", "RFC 2557", "Papyrus")) for name in left_out)
+
+
+# Roles at the acceptor (PS3.7 D.3.3.4)
+
+
+@pytest.mark.parametrize("asked_scu", [False, True])
+@pytest.mark.parametrize("asked_scp", [False, True])
+@pytest.mark.parametrize("own_scu", [None, False, True])
+@pytest.mark.parametrize("own_scp", [None, False, True])
+def test_a_role_is_granted_only_when_it_was_proposed_and_is_supported(asked_scu, asked_scp, own_scu, own_scp):
+    role = RoleSelection(CT, asked_scu, asked_scp)
+    negotiated = answer(proposal(CT), Context(CT, scu=own_scu, scp=own_scp), roles=[role])
+    (granted,) = negotiated.roles
+    assert granted == RoleSelection(CT, asked_scu and own_scp is not False, asked_scp and own_scu is True)
+    context = negotiated.contexts[1]
+    assert (context.scu, context.scp) == (granted.scp, granted.scu)
+
+
+def test_role_selection_where_none_is_needed_changes_nothing():
+    negotiated = answer(proposal(VERIFICATION), Context(VERIFICATION), roles=[RoleSelection(VERIFICATION, True, False)])
+    assert negotiated.roles == (RoleSelection(VERIFICATION, scu=True, scp=False),)
+    assert negotiated.contexts[1][3:] == (False, True)
+
+
+def test_without_role_selection_the_requestor_is_the_scu_only():
+    negotiated = answer(proposal(CT), Context(CT, scu=True, scp=True))
+    assert negotiated.roles == ()
+    assert negotiated.contexts[1][3:] == (False, True)
+
+
+def test_a_role_for_a_class_that_was_refused_or_not_proposed_is_not_answered():
+    roles = [RoleSelection(FIND, True, True), RoleSelection("1.2.3", True, True)]
+    assert accept_contexts([proposal(FIND)], roles, policy(Context(CT))).roles == ()
+
+
+def test_a_role_applies_to_every_context_of_its_class_and_is_answered_once():
+    proposed = [proposal(CT, IMPLICIT, number=1), proposal(CT, EXPLICIT, number=3)]
+    negotiated = accept_contexts(proposed, [RoleSelection(CT, False, True)], policy(Context(CT, scu=True)))
+    assert negotiated.roles == (RoleSelection(CT, scu=False, scp=True),)
+    assert [each[3:] for each in negotiated.contexts.values()] == [(True, False)] * 2
+
+
+# The requestor
+
+
+def test_contexts_are_numbered_with_the_odd_integers():
+    proposed = propose_contexts([Context(CT)] * 128)
+    assert [each.id for each in proposed] == list(range(1, 256, 2))
+    assert proposed[0] == ProposedContext(1, CT, DEFAULT_TRANSFER_SYNTAXES)
+
+
+@pytest.mark.parametrize("count", [0, 129])
+def test_a_request_has_1_to_128_contexts(count):
+    with pytest.raises(LocalProtocolError, match=f"got {count}"):
+        propose_contexts([Context(CT)] * count)
+
+
+def test_a_context_without_a_transfer_syntax_is_not_proposed():
+    with pytest.raises(LocalProtocolError, match=CT):
+        propose_contexts([Context(CT, ())])
+
+
+@pytest.mark.parametrize(
+    ("scu", "scp", "roles"),
+    [
+        (None, None, ()),
+        (True, None, ()),
+        (None, False, ()),
+        (True, False, ()),
+        (None, True, (RoleSelection(CT, scu=True, scp=True),)),
+        (True, True, (RoleSelection(CT, scu=True, scp=True),)),
+        (False, True, (RoleSelection(CT, scu=False, scp=True),)),
+        (False, None, (RoleSelection(CT, scu=False, scp=False),)),
+    ],
+)
+def test_roles_are_proposed_only_when_they_are_not_the_default(scu, scp, roles):
+    assert proposed_roles([Context(CT, scu=scu, scp=scp)]) == roles
+
+
+def test_a_class_gets_one_role_selection():
+    assert len(proposed_roles([Context(CT, scp=True), Context(CT, (JPEG,), scp=True), Context(FIND)])) == 1
+
+
+def established(results, roles=(), granted=(), proposed=None):
+    return established_contexts(proposed or [proposal(CT, IMPLICIT, EXPLICIT)], roles, results, granted)
+
+
+def test_an_accepted_context_is_established():
+    assert established([ContextResult(1, 0, EXPLICIT)]) == {
+        1: PresentationContext(1, CT, EXPLICIT, scu=True, scp=False)
+    }
+
+
+@pytest.mark.parametrize("result", [1, 2, 3, 4, 5, 255])
+def test_any_result_but_0_is_a_refusal(result):
+    assert established([ContextResult(1, result, IMPLICIT)]) == {}
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 255])
+def test_a_result_for_a_context_that_was_not_proposed_is_ignored(number):
+    assert established([ContextResult(number, 0, IMPLICIT)]) == {}
+
+
+@pytest.mark.parametrize("syntax", ["", JPEG, "nonsense"])
+def test_an_acceptance_with_a_syntax_that_was_not_proposed_is_ignored(syntax):
+    assert established([ContextResult(1, 0, syntax)]) == {}
+
+
+def test_results_may_come_in_any_order():
+    proposed = [proposal(CT), proposal(FIND, number=3)]
+    results = [ContextResult(3, 0, IMPLICIT), ContextResult(1, 0, IMPLICIT)]
+    contexts = established(results, proposed=proposed)
+    assert {number: each.abstract_syntax for number, each in contexts.items()} == {1: CT, 3: FIND}
+
+
+def test_a_context_that_is_not_answered_is_not_established():
+    assert established([]) == {}
+
+
+@pytest.mark.parametrize("row", SERVICES["role_selection_rules"]["roles_matrix"], ids=lambda row: row["requestor"])
+def test_the_requestors_roles_follow_the_matrix(row):
+    asked = RoleSelection(CT, scu=bool(row["rq_scu"]), scp=bool(row["rq_scp"]))
+    granted = RoleSelection(CT, scu=bool(row["ac_scu"]), scp=bool(row["ac_scp"]))
+    context = established([ContextResult(1, 0, IMPLICIT)], [asked], [granted])[1]
+    expected = row["requestor"].split(":")[0]
+    assert (context.scu, context.scp) == ("SCU" in expected, "SCP" in expected)
+
+
+def test_a_role_that_was_not_proposed_is_not_granted():
+    context = established([ContextResult(1, 0, IMPLICIT)], [], [RoleSelection(CT, scu=True, scp=True)])[1]
+    assert (context.scu, context.scp) == (True, False)
+    asked = [RoleSelection(CT, scu=True, scp=False)]
+    context = established([ContextResult(1, 0, IMPLICIT)], asked, [RoleSelection(CT, scu=True, scp=True)])[1]
+    assert (context.scu, context.scp) == (True, False)
+
+
+def test_a_role_selection_that_is_not_answered_leaves_the_default_roles():
+    context = established([ContextResult(1, 0, IMPLICIT)], [RoleSelection(CT, scu=True, scp=True)])[1]
+    assert (context.scu, context.scp) == (True, False)
+
+
+# Properties
+
+syntaxes = st.lists(st.sampled_from((IMPLICIT, EXPLICIT, JPEG)), max_size=3, unique=True).map(tuple)
+classes = st.sampled_from((CT, FIND, VERIFICATION))
+maybe = st.sampled_from((None, False, True))
+proposals = st.lists(
+    st.builds(ProposedContext, st.integers(0, 127).map(lambda each: 2 * each + 1), classes, syntaxes),
+    max_size=8,
+    unique_by=lambda each: each.id,
+)
+roles = st.lists(
+    st.builds(RoleSelection, classes, st.booleans(), st.booleans()), max_size=3, unique_by=lambda each: each[0]
+)
+policies = st.lists(st.builds(Context, classes, syntaxes, maybe, maybe), max_size=3).map(lambda each: policy(*each))
+
+
+@given(proposals, roles, policies)
+def test_every_proposal_is_answered_once_and_both_sides_agree_on_what_it_means(proposed, asked, accepting):
+    negotiated = accept_contexts(proposed, asked, accepting)
+    assert [each.id for each in negotiated.results] == [each.id for each in proposed]
+    ours = established_contexts(proposed, asked, negotiated.results, negotiated.roles)
+    assert ours.keys() == negotiated.contexts.keys()
+    for number, context in ours.items():
+        theirs = negotiated.contexts[number]
+        assert context[:3] == theirs[:3]
+        assert context.scp is theirs.scu
+        # Only an acceptor that refuses the default role without having been asked knows more than its requestor.
+        assert context.scu is theirs.scp or not any(role[0] == context.abstract_syntax for role in asked)
