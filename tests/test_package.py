@@ -1,0 +1,188 @@
+"""The package as a whole: what it costs to import, what it holds, and that the examples run."""
+
+import ast
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import asyncdicom
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(code, tmp_path, *options):
+    """Run a program in a fresh interpreter that keeps its byte code, as an installed package does."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+
+
+def test_every_public_name_is_there_and_sorted():
+    assert sorted(asyncdicom.__all__) == sorted(set(asyncdicom.__all__))
+    assert all(hasattr(asyncdicom, name) for name in asyncdicom.__all__)
+
+
+def test_the_init_only_re_exports():
+    tree = ast.parse(Path(asyncdicom.__file__).read_text())
+    assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign}
+
+
+def test_importing_brings_neither_pydicom_nor_rich(tmp_path):
+    code = "import asyncdicom, sys; print(*(name for name in ('pydicom', 'rich', 'numpy') if name in sys.modules))"
+    assert run_python(code, tmp_path).stdout.strip() == ""
+
+
+def import_time(code, tmp_path):
+    """Microseconds of all imports of a program, as the interpreter counts them."""
+    report = run_python(code, tmp_path, "-X", "importtime").stderr
+    return sum(int(line.split(":")[1].split("|")[0]) for line in report.splitlines()[1:])
+
+
+def test_importing_costs_at_most_one_and_a_half_times_asyncio_and_ssl(tmp_path):
+    import_time("import asyncdicom, asyncio, ssl", tmp_path)
+    pairs = [
+        (import_time("import asyncdicom", tmp_path), import_time("import asyncio, ssl", tmp_path)) for _ in range(9)
+    ]
+    ratios = [ours / theirs for ours, theirs in pairs]
+    # The quickest of each: a machine that is busy makes either slower, never quicker.
+    quickest = min(ours for ours, _ in pairs) / min(theirs for _, theirs in pairs)
+    assert min(quickest, statistics.median(ratios)) <= 1.5
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f'version = "{asyncdicom.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {asyncdicom.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+ONE_GIGABYTE = """
+import asyncio, os, socket, struct, sys, threading
+sys.path.insert(0, {tests!r})
+import asyncdicom
+from raw_peer import CT, pdv, request, store_request
+
+SIZE = 1 << 30
+
+def high_water():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+def send(port):
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.sendall(request().encode())
+        peer.recv(4096)
+        peer.sendall(store_request())
+        piece = pdv(3, 0, bytes(131066))
+        left = SIZE
+        while left > 131066:
+            peer.sendall(piece)
+            left -= 131066
+        peer.sendall(pdv(3, 2, bytes(left)))
+        peer.recv(4096)
+
+async def main():
+    async def handler(request):
+        await request.data_set.save_as({folder!r} + "/instance")
+        return asyncdicom.Status.SUCCESS
+
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=handler) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port) as association:
+            await association.c_echo()
+        before = high_water()
+        await asyncio.to_thread(send, server.port)
+        print((high_water() - before) / 1024, os.path.getsize({folder!r} + "/instance") >= SIZE)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_receiving_a_gigabyte_to_disk_adds_less_than_16_mb_to_the_peak(tmp_path):
+    code = ONE_GIGABYTE.format(tests=str(ROOT / "tests"), folder=str(tmp_path))
+    added, whole = run_python(code, tmp_path).stdout.split()
+    (tmp_path / "instance").unlink()
+    assert float(added) < 16
+    assert whole == "True"
+
+
+A_THOUSAND = """
+import asyncio, resource, sys
+sys.path.insert(0, {tests!r})
+import asyncdicom
+from raw_peer import request
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+async def main():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    async with asyncdicom.serve("127.0.0.1", 0, max_associations=2000) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port) as association:
+            await association.c_echo()
+        asked = request("1.2.840.10008.1.1").encode()
+        before = resident()
+        peers = []
+        for _ in range(1000):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(asked)
+            await reader.readexactly(6)
+            peers.append((reader, writer))
+        # Both ends are in this process, so the figure is an upper bound of what the server's end costs.
+        print(len(server.associations), (resident() - before) / 1000)
+        for _, writer in peers:
+            writer.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_each_of_a_thousand_open_associations_costs_less_than_64_kib(tmp_path):
+    code = A_THOUSAND.format(tests=str(ROOT / "tests"))
+    count, each = run_python(code, tmp_path).stdout.split()
+    assert int(count) == 1000
+    assert float(each) < 64 * 1024
+
+
+def examples():
+    """The Python examples of the README, by the comment in their first line."""
+    return dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+
+
+def test_the_readmes_server_and_client_work_together(tmp_path):
+    found = examples()
+    (tmp_path / "server.py").write_text(found["server"])
+    (tmp_path / "client.py").write_text(found["client"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment |= {"PORT": "0", "FOLDER": str(tmp_path / "received")}
+    server = subprocess.Popen(
+        [sys.executable, "server.py"], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    )
+    try:
+        port = server.stdout.readline().split()[-1]
+        client = subprocess.run(
+            [sys.executable, "client.py"],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment | {"PORT": port},
+            cwd=tmp_path,
+        )
+    finally:
+        server.terminate()
+        server.communicate()
+    assert client.returncode == 0, client.stderr
+    assert len(list((tmp_path / "received").rglob("*.dcm"))) == 1
