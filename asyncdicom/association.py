@@ -305,11 +305,15 @@ class Association:
     async def abort(self) -> None:
         """Abort the association (A-ABORT, PS3.8 7.3): what is in flight fails. Waits until the connection is closed.
 
-        Does nothing if it is over already. The peer has the ACSE timeout to close; on cancellation the connection is
-        closed at once.
+        Does nothing if it is over already. The peer has two seconds to close, less if the ACSE timeout is shorter; then,
+        and on cancellation, the connection is closed by force.
         """
         self._abort_now()
         try:
+            async with asyncio.timeout(min(self.timeouts.acse, _ABORT_PATIENCE)):
+                await self._wait_closed()
+        except TimeoutError:
+            self.connection.kill()
             await self._wait_closed()
         except asyncio.CancelledError:
             self.connection.kill()
@@ -707,6 +711,7 @@ class Association:
 
 
 _NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
+_ABORT_PATIENCE = 2.0
 _WRITE_SIZE = 256 * 1024
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}

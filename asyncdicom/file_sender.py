@@ -23,6 +23,9 @@ __all__ = ["FileSender"]
 
 _SLAB_SIZE = 264 * 1024
 """Two PDUs of 128 KiB, sixteen of 16 KiB."""
+_MAX_VIEWS = 1024
+"""Places that one scatter read can fill (IOV_MAX)."""
+
 _COMMAND_ROOM = 1024
 """Bytes in front for the command's PDU, so that a small message is one write."""
 
@@ -34,7 +37,7 @@ class FileSender:
         self._connection = connection
         self._fragment_size = fragment_size
         pdu = PDU_OVERHEAD + fragment_size
-        count = max(1, _SLAB_SIZE // pdu)
+        count = min(max(1, _SLAB_SIZE // pdu), _MAX_VIEWS)
         self._slab = memoryview(bytearray(_COMMAND_ROOM + count * pdu))
         self._room = count * fragment_size
         starts = [_COMMAND_ROOM + index * pdu for index in range(count)]
