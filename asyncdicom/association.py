@@ -305,8 +305,8 @@ class Association:
     async def abort(self) -> None:
         """Abort the association (A-ABORT, PS3.8 7.3): what is in flight fails. Waits until the connection is closed.
 
-        Does nothing if it is over already. The peer has two seconds to close, less if the ACSE timeout is shorter; then,
-        and on cancellation, the connection is closed by force.
+        Does nothing if it is over already. The peer has two seconds to close, less if the ACSE timeout is shorter;
+        then, and on cancellation, the connection is closed by force.
         """
         self._abort_now()
         try:

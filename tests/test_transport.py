@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from raw_peer import accept, pdv, raw_server, response
+from raw_peer import DEADLINE, accept, pdv, raw_server, response
 
 import asyncdicom
 from asyncdicom.command import CommandField
@@ -108,4 +108,7 @@ async def test_an_abort_gets_out_and_the_connection_is_closed_although_the_peer_
     async with raw_server(script) as port:
         association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.05))
         await association.abort()
+        async with asyncio.timeout(DEADLINE):
+            while not seen:
+                await asyncio.sleep(0)
     assert seen == [Abort(0, 0)]
