@@ -1,6 +1,6 @@
 """The DICOM network stack for asyncio: the names that are public, and nothing else."""
 
-from .association import Association, CStoreHandler, CStoreRequest, Timeouts
+from .association import Association, Timeouts
 from .client import connect
 from .command import Category, Command, Priority, Status
 from .data_set import IncomingDataSet
@@ -22,6 +22,7 @@ from .instances import Instance, contexts_for, read_instance, split_by_contexts
 from .part10 import FileMeta
 from .pdu import UserIdentity
 from .presentation import Context, PresentationContext
+from .requests import CStoreHandler, CStoreRequest
 from .server import Server, serve, storage_contexts
 
 __all__ = [

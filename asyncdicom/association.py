@@ -12,10 +12,10 @@ import logging
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from .command import Command, CommandField, Priority, Status
-from .data_set import MAX_HELD, IncomingDataSet
+from .data_set import MAX_HELD
 from .dimse import CommandReceived, MessageReader, data_head, encode_command, fragment_size
 from .errors import (
     AssociationAborted,
@@ -30,24 +30,26 @@ from .errors import (
 )
 from .file_sender import FileSender
 from .instances import Instance, convert, describe_data_set, encode, read_instance
-from .part10 import FileMeta
 from .pdu import Abort
+from .requests import CStoreRequest
 from .transport import Connection
 from .uids import VERIFICATION, name_of
 from .upper_layer import Indication, State, UpperLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from pydicom import Dataset
 
+    from .data_set import IncomingDataSet
     from .dimse import DataReceived
     from .pdu import UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment, SlabPool
+    from .requests import CStoreHandler
     from .upper_layer import Indicated
 
-__all__ = ["Association", "CStoreHandler", "CStoreRequest", "Timeouts"]
+__all__ = ["Association", "Timeouts"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -69,85 +71,6 @@ class Timeouts:
     """Without any message, then the association is released."""
 
 
-CStoreHandler: TypeAlias = "Callable[[CStoreRequest], Awaitable[Status | int]]"
-"""What a user registers for C-STORE; it starts when the command is here, before the data set is."""
-
-
-class CStoreRequest:
-    """A C-STORE that the peer asks for (PS3.7 9.1.1). The data set may still be coming: :attr:`data_set` streams it."""
-
-    __slots__ = ("association", "command", "context", "data_set")
-
-    def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
-        self.association = association
-        self.context = context
-        """The presentation context on which it came."""
-        self.command = command
-        self.data_set = IncomingDataSet(
-            FileMeta(
-                sop_class_uid=self.sop_class_uid,
-                sop_instance_uid=self.sop_instance_uid,
-                transfer_syntax_uid=context.transfer_syntax,
-                source_ae_title=association.calling_ae_title,
-                sending_ae_title=association.calling_ae_title,
-                receiving_ae_title=association.called_ae_title,
-            ),
-            association._pool,
-            association._held_changed,
-        )
-        """The data set, to be consumed once."""
-
-    @property
-    def sop_class_uid(self) -> str:
-        """Affected SOP Class UID; it is the context's abstract syntax."""
-        return self.command.affected_sop_class_uid or ""
-
-    @property
-    def sop_instance_uid(self) -> str:
-        """Affected SOP Instance UID: text from the peer, not checked; never make a path of it as it is."""
-        return self.command.affected_sop_instance_uid or ""
-
-    @property
-    def transfer_syntax_uid(self) -> str:
-        """In which the data set is encoded."""
-        return self.context.transfer_syntax
-
-    @property
-    def message_id(self) -> int:
-        """Message ID of the request."""
-        return self.command.message_id or 0
-
-    @property
-    def priority(self) -> int:
-        """A :class:`~asyncdicom.command.Priority`."""
-        return self.command.priority or Priority.MEDIUM
-
-    @property
-    def move_originator_ae_title(self) -> str | None:
-        """The C-MOVE requestor, when this is a sub-operation of a C-MOVE."""
-        return self.command.move_originator_application_entity_title
-
-    @property
-    def move_originator_message_id(self) -> int | None:
-        """Message ID of that C-MOVE."""
-        return self.command.move_originator_message_id
-
-    @property
-    def calling_ae_title(self) -> str:
-        """Of the association's requestor."""
-        return self.association.calling_ae_title
-
-    @property
-    def called_ae_title(self) -> str:
-        """By which the requestor called this side."""
-        return self.association.called_ae_title
-
-    @property
-    def peer_address(self) -> str:
-        """Where the request comes from: an IP address."""
-        return self.association.peer_address
-
-
 class Association:
     """One association, on either side. Made by :func:`asyncdicom.connect` and by a server; not by hand.
 
@@ -166,6 +89,7 @@ class Association:
         c_store: CStoreHandler | None = None,
         on_associate: Callable[[Association, Indicated], None],
         on_end: Callable[[Association], None] | None = None,
+        on_close: Callable[[Association], None] | None = None,
     ) -> None:
         self.connection = Connection(upper_layer, self)
         self.timeouts = timeouts
@@ -184,6 +108,7 @@ class Association:
         self._c_store = c_store
         self._on_associate = on_associate
         self._on_end = on_end
+        self._on_close = on_close
         self._reader = MessageReader(self.contexts)
         self._is_established = False
         self._ended: AssociationError | None = None
@@ -380,13 +305,15 @@ class Association:
                 self._response_due = self.connection.now() + self.timeouts.dimse
                 self.connection.wake_at(self._response_due)
                 response = await self._response
-            except BaseException:
-                # A message that was cut off cannot be taken back, and a late response must not meet another request.
+            except BaseException as error:
+                if self._ended is not None and isinstance(error, (AssociationError, LocalProtocolError)):
+                    raise _again(self._ended) from None  # why it ended says more than that it did
                 if self.connection.writes != writes:
-                    self._abort_now()
-                _retrieve(self._response)
+                    # A message that was cut off cannot be taken back; a late response must not meet another request.
+                    self._abort_now(error if isinstance(error, AssociationError) else None)
                 raise
             finally:
+                _retrieve(self._response)
                 self._response = self._request = self._response_due = None
             return _status_of(response)
 
@@ -528,8 +455,8 @@ class Association:
         self._end(AssociationLost(f"the connection was lost{f': {error}' if error else ''}"))
         if not self._closed.done():
             self._closed.set_result(None)
-        if self._on_end is not None:
-            self._on_end(self)
+        if self._on_close is not None:
+            self._on_close(self)
 
     # Helpers of these
 
@@ -618,8 +545,10 @@ class Association:
             if self._ended is None:
                 self._respond(request.context.id, answer)
         except (asyncio.CancelledError, AssociationError):
-            if self._ended is None:
-                self._abort_now()
+            self._abort_now()
+        except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
+            _log.exception("answering a request of %s failed", request.calling_ae_title)
+            self._abort_now()
         finally:
             self._handler = None
             if self._ended is None:
@@ -631,10 +560,10 @@ class Association:
         assert self._c_store is not None
         try:
             status = await self._c_store(request)
+            if isinstance(status, int):
+                return status if isinstance(status, Status) else Status(status)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             return self._status_for(request, error)
-        if isinstance(status, int):
-            return status if isinstance(status, Status) else Status(status)
         _log.error("the C-STORE handler returned %r; return a Status", status)  # type: ignore[unreachable]
         return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
 
@@ -695,6 +624,8 @@ class Association:
         if self._ended is not None:
             return
         self._ended = error
+        if self._on_end is not None:
+            self._on_end(self)
         if not self.negotiated.done():
             self.negotiated.set_exception(error)
         if self._response is not None and not self._response.done():
@@ -745,12 +676,12 @@ def _response_to(request: Command, status: Status) -> Command:
     """The response; both UIDs are always sent, as some requestors need them."""
     return Command(
         request.message.field | 0x8000,
-        affected_sop_class_uid=request.affected_sop_class_uid,
+        affected_sop_class_uid=request.affected_sop_class_uid or request.requested_sop_class_uid,
         message_id_being_responded_to=request.message_id,
         status=int(status),
         offending_element=status.offending_element or None,
         error_comment=status.error_comment or None,
-        affected_sop_instance_uid=request.affected_sop_instance_uid,
+        affected_sop_instance_uid=request.affected_sop_instance_uid or request.requested_sop_instance_uid,
     )
 
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from .association import Association, CStoreHandler, Timeouts
+from .association import Association, Timeouts
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .errors import AssociationAborted, LocalProtocolError
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title
@@ -29,13 +29,14 @@ from .uids import (
     STORAGE_SOP_CLASSES,
     VERIFICATION,
 )
-from .upper_layer import UpperLayer
+from .upper_layer import State, UpperLayer
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Collection, Generator, Iterable, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
+    from .requests import CStoreHandler
     from .upper_layer import Indicated
 
 __all__ = ["Server", "serve", "storage_contexts"]
@@ -82,9 +83,10 @@ class Server:
         self._require_context = require_context
         self._pool = SlabPool()
         self._pending: dict[Association, None] = {}
-        """Connections without an association, the oldest first."""
+        """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
-        self._all_gone: asyncio.Future[None] | None = None
+        self._change: asyncio.Future[None] | None = None
+        """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listener: asyncio.Server | None = None
 
@@ -118,23 +120,28 @@ class Server:
         if not self._closing.done():
             self._closing.set_result(None)
         for association in tuple(self._pending):
-            association.connection.kill()
+            if association.connection.upper_layer.state is State.STA2:
+                association.connection.kill()
         try:
-            await self._wait_until_gone(drain)
+            await self._wait_until(lambda: not self._associations, drain)
             for association in tuple(self._associations):
                 association._abort_now()
-            await self._wait_until_gone(_ABORT_TIME)
+            await self._wait_until(lambda: not self._pending, _ABORT_TIME)
         finally:
             for association in (*self._pending, *self._associations):
                 association.connection.kill()
-        await self._wait_until_gone(_ABORT_TIME)
+        await self._wait_until(lambda: not self._pending, _ABORT_TIME)
 
-    async def _wait_until_gone(self, timeout: float) -> None:
-        if self._associations or self._pending:
-            self._all_gone = asyncio.get_running_loop().create_future()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._all_gone
+    async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not condition():
+                    self._change = asyncio.get_running_loop().create_future()
+                    await self._change
+
+    def _changed(self) -> None:
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
     # Connections
 
@@ -154,7 +161,8 @@ class Server:
             max_send_pdu_length=self._max_send_pdu_length,
             c_store=self._c_store,
             on_associate=self._associate,
-            on_end=self._gone,
+            on_end=self._ended,
+            on_close=self._gone,
         )
         self._pending[association] = None
         if len(self._pending) > _MAX_PENDING:
@@ -177,7 +185,6 @@ class Server:
         """A-ASSOCIATE indication: accept or reject, there and then."""
         request = indicated.about
         assert isinstance(request, AssociateRQ)
-        self._pending.pop(association, None)
         now = association.connection.now()
         upper_layer = association.connection.upper_layer
         association.called_ae_title = request.called_ae_title
@@ -202,6 +209,7 @@ class Server:
                 echo=request.echo,
             )
             upper_layer.accept(answer, now)
+            self._pending.pop(association, None)
             self._associations[association] = None
             try:
                 association.established(user, negotiated.contexts)
@@ -222,11 +230,16 @@ class Server:
             return AssociateRJ(1, 1, 1)
         return None
 
+    def _ended(self, association: Association) -> None:
+        """Only its connection is left, until the peer closes or ARTIM ends: that is no place taken."""
+        if association in self._associations:
+            del self._associations[association]
+            self._pending[association] = None
+            self._changed()
+
     def _gone(self, association: Association) -> None:
         self._pending.pop(association, None)
-        self._associations.pop(association, None)
-        if self._all_gone is not None and not self._associations and not self._pending and not self._all_gone.done():
-            self._all_gone.set_result(None)
+        self._changed()
 
 
 _ABORT_TIME = 1.0

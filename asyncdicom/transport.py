@@ -177,11 +177,13 @@ class Connection(asyncio.BufferedProtocol):
     async def write_and_drain(self, buffers: Sequence[memoryview | bytes], timeout: float) -> None:
         """Send buffers, none of them empty, and wait until the transport holds none of them any more.
 
-        Raises AssociationTimeout if the peer does not take them within ``timeout`` seconds, AssociationLost if the
-        connection ends. Cancelled, it leaves bytes in the transport: the connection is good for an A-ABORT only.
+        They are P-DATA-TF PDUs (Evt9): raises LocalProtocolError where none may be sent, AssociationTimeout if the peer
+        does not take them within ``timeout`` seconds, AssociationLost if the connection ends. Cancelled, it leaves
+        bytes in the transport: the connection is good for an A-ABORT only.
         """
         if not self.is_open:
             raise AssociationLost("the connection is closed")
+        self.upper_layer.check_may_send_data()
         transport = cast(asyncio.Transport, self._transport)
         self.writes += 1
         if len(buffers) == 1:
