@@ -16,6 +16,7 @@ from .errors import (
     FileFormatError,
     LocalProtocolError,
     NoAcceptedContext,
+    NoConnection,
     ProtocolError,
 )
 from .instances import Instance, contexts_for, read_instance, split_by_contexts
@@ -46,6 +47,7 @@ __all__ = [
     "Instance",
     "LocalProtocolError",
     "NoAcceptedContext",
+    "NoConnection",
     "PresentationContext",
     "Priority",
     "ProtocolError",

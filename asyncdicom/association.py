@@ -417,6 +417,10 @@ class Association:
         elif what is Indication.ABORT or what is Indication.PROVIDER_ABORT:
             self._end(_end_error(about))
 
+    def expects_more(self) -> bool:
+        """Whether a message, or a PDU, has begun and not ended."""
+        return not (self._reader.is_between_messages and self._upper_layer.is_between_pdus)
+
     def handle_timer(self, now: float) -> float | None:
         """See which deadline has passed."""
         if self._ended is not None or not self._is_established:

@@ -9,10 +9,10 @@ from .association import Association, Timeouts, _finite
 from .errors import (
     AssociationAborted,
     AssociationError,
-    AssociationLost,
     AssociationRejected,
     AssociationTimeout,
     LocalProtocolError,
+    NoConnection,
 )
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity, UserInformation, check_ae_title
 from .presentation import Context, established_contexts, propose_contexts, proposed_roles
@@ -68,9 +68,9 @@ class connect:  # noqa: N801 - it is called like a function
         the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
         bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
 
-        Awaiting raises AssociationRejected, AssociationAborted, AssociationTimeout, or AssociationLost when there is no
-        connection; ValueError for AE titles that PS3.8 does not allow; LocalProtocolError for contexts that cannot be
-        proposed. Cancellation closes what was opened.
+        Awaiting raises AssociationRejected, AssociationAborted, AssociationTimeout or NoConnection; ValueError for AE
+        titles that PS3.8 does not allow; LocalProtocolError for contexts that cannot be proposed. Cancellation closes
+        what was opened.
         """
         self._host = host
         self._port = port
@@ -135,12 +135,9 @@ class connect:  # noqa: N801 - it is called like a function
                     server_hostname=self._server_hostname,
                     local_addr=self._local_address,
                 )
-        except TimeoutError as error:
-            if error.errno is None:
-                raise AssociationTimeout(f"no connection to {where} within {self._timeouts.connect:g} s") from None
-            raise AssociationLost(f"no connection to {where}: {error}") from error
         except OSError as error:
-            raise AssociationLost(f"no connection to {where}: {error}") from error
+            why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
+            raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association.connection.peer_address()
         request = AssociateRQ(self._called, self._calling, self._proposed, self._user_information)
         upper_layer.transport_opened(loop.time(), request)

@@ -117,6 +117,7 @@ class IncomingDataSet:
         syntax = transfer_syntax(self._meta.transfer_syntax_uid)
         limit = min(limit, MAX_HELD // 2)
         while True:
+            self._copy_kept()
             head = b"".join(view for _, _, views in self._kept for view in views)[:limit]
             start = inflate_head(head, limit) if syntax.deflated else head
             found, is_over = scan(start, syntax, tags)
@@ -237,6 +238,15 @@ class IncomingDataSet:
             size = lease.size
             self._kept.append((lease, size, views))
         self._held_changed(size)
+
+    def _copy_kept(self) -> None:
+        """Let the slabs go: small reads would hold so many that reading pauses before the head is here."""
+        for index, (lease, size, views) in enumerate(self._kept):
+            if lease is not None:
+                copy = b"".join(views)
+                self._kept[index] = (None, len(copy), [memoryview(copy)])
+                lease.release()
+                self._held_changed(len(copy) - size)
 
     def _forget(self) -> None:
         while self._kept:

@@ -21,6 +21,7 @@ __all__ = [
     "FileFormatError",
     "LocalProtocolError",
     "NoAcceptedContext",
+    "NoConnection",
     "ProtocolError",
     "describe_abort",
     "describe_rejection",
@@ -150,7 +151,11 @@ class AssociationAborted(AssociationError):
 
 
 class AssociationLost(AssociationError):
-    """The transport connection ended without release or abort, or could not be made."""
+    """The transport connection ended without release or abort."""
+
+
+class NoConnection(AssociationLost):
+    """There is no transport connection: nobody listens, the name is not known, TLS failed, or it took too long."""
 
 
 class AssociationReleased(AssociationError):

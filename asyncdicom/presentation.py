@@ -119,9 +119,9 @@ class AcceptancePolicy(NamedTuple):
 
     contexts: Mapping[str, Context]
     """Keyed by abstract syntax."""
-    any_storage: bool = False
-    """Accept every storage SOP class too, and every UID that is in no registry: private ones, and those of editions
-    to come. A registered class of another service stays refused."""
+    any_storage: tuple[str, ...] = ()
+    """Transfer syntaxes with which to accept every other storage SOP class too, and every UID that is in no registry:
+    private ones, and those of editions to come. A registered class of another service stays refused."""
     prefer_own_syntax: bool = False
     """Choose by the acceptor's order of transfer syntaxes; otherwise by the requestor's."""
 
@@ -133,7 +133,7 @@ class AcceptancePolicy(NamedTuple):
             and self.any_storage
             and (abstract_syntax in STORAGE_SOP_CLASSES or abstract_syntax not in SOP_CLASSES)
         ):
-            return Context(abstract_syntax, STORAGE_TRANSFER_SYNTAXES)
+            return Context(abstract_syntax, self.any_storage)
         return found
 
 

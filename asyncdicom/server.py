@@ -262,7 +262,7 @@ class serve:  # noqa: N801 - it is called like a function
         calling_ae_titles: Collection[str] | None = None,
         c_store: CStoreHandler | None = None,
         contexts: Iterable[Context | str] | None = None,
-        any_storage: bool = False,
+        any_storage: bool | Iterable[str] = False,
         prefer_own_syntax: bool = False,
         require_context: bool = False,
         ssl: ssl_module.SSLContext | None = None,
@@ -279,8 +279,9 @@ class serve:  # noqa: N801 - it is called like a function
 
         ``contexts`` are the supported presentation contexts; by default Verification, and with a C-STORE handler every
         storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no registry too, private
-        ones. The transfer syntax is chosen by the requestor's order unless ``prefer_own_syntax``. A request of which no
-        context can be accepted is accepted all the same unless ``require_context``.
+        ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax is chosen by the
+        requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is accepted all
+        the same unless ``require_context``.
 
         ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
         """
@@ -297,7 +298,9 @@ class serve:  # noqa: N801 - it is called like a function
             "calling_ae_titles": calling_ae_titles,
             "c_store": c_store,
             "policy": AcceptancePolicy(
-                {each.abstract_syntax: each for each in supported}, any_storage, prefer_own_syntax
+                {each.abstract_syntax: each for each in supported},
+                tuple(STORAGE_TRANSFER_SYNTAXES if any_storage is True else any_storage or ()),
+                prefer_own_syntax,
             ),
             "timeouts": self._timeouts,
             "max_associations": max_associations,

@@ -190,6 +190,11 @@ class UpperLayer:
         """Where the next received bytes shall go."""
         return self._receive.get_buffer()
 
+    @property
+    def is_between_pdus(self) -> bool:
+        """Whether every PDU that has begun to come has ended."""
+        return self._receive.is_between_pdus
+
     def bytes_received(self, count: int, now: float) -> list[Fragment]:
         """Handle the bytes in the last buffer; returns the P-DATA fragments that go up to the user (DT-2, AR-6).
 

@@ -39,7 +39,7 @@ async def test_nobody_listening_is_a_lost_association_that_says_where():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        with pytest.raises(asyncdicom.AssociationLost, match=f"127.0.0.1 port {port}"):
+        with pytest.raises(asyncdicom.NoConnection, match=f"127.0.0.1 port {port}"):
             await asyncdicom.connect("127.0.0.1", port)
 
 
@@ -242,7 +242,7 @@ async def test_a_file_over_tls_arrives_whole(tls_contexts, tmp_path):
 async def test_a_certificate_that_is_not_trusted_is_an_error_that_says_so(tls_contexts):
     context = ssl.create_default_context()
     async with asyncdicom.serve("127.0.0.1", 0, ssl=tls_contexts[0]) as server:
-        with pytest.raises(asyncdicom.AssociationLost, match="certificate"):
+        with pytest.raises(asyncdicom.NoConnection, match="certificate"):
             await asyncdicom.connect("127.0.0.1", server.port, ssl=context, server_hostname="localhost")
 
 

@@ -188,6 +188,19 @@ async def test_the_head_ends_where_its_limit_is():
     assert await data.head((0x7FE00011,), limit=1000) == {}
 
 
+async def test_waiting_for_the_head_holds_no_slabs():
+    data, pool, held = incoming()
+    waiting = asyncio.ensure_future(data.head((0x7FE00011,), limit=200_000))
+    for _ in range(10):
+        await asyncio.sleep(0)
+        feed(data, pool, data_set(20_000), is_last=False)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert pool.held == 0
+    assert sum(held) <= 200_000
+    waiting.cancel()
+
+
 async def test_decoding_gives_a_pydicom_data_set_with_its_meta_information():
     data, pool, _ = incoming()
     feed(data, pool, data_set(500))
