@@ -394,7 +394,8 @@ class _Receiver:
         try:
             if self.options.abort == "during":
                 self._abort(request)
-            await asyncio.sleep(self.options.sleep_during)
+            if self.options.sleep_during:
+                await asyncio.sleep(self.options.sleep_during)
             path = "" if self.options.ignore else str(await self._save(request))
             if self.options.ignore:
                 await request.data_set.drop()
@@ -417,7 +418,8 @@ class _Receiver:
             log.info("context %d, %s", request.context.id, name_of(request.transfer_syntax_uid))
         if self.options.abort == "after":
             self._abort(request)
-        await asyncio.sleep(self.options.sleep_after)
+        if self.options.sleep_after:
+            await asyncio.sleep(self.options.sleep_after)
         return Status.SUCCESS
 
     async def _save(self, request: CStoreRequest) -> Path:
