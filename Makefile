@@ -18,7 +18,7 @@ lint: $(VENV)/dev
 
 types: $(VENV)/dev
 	$(BIN)/mypy
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright --pythonpath $(BIN)/python --warnings
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from .command import Command, CommandField, Priority, Status
 from .data_set import MAX_HELD
-from .dimse import CommandReceived, MessageReader, data_head, encode_command, fragment_size
+from .dimse import (
+    CommandReceived,
+    MessageReader,
+    data_head,
+    encode_command,
+    encode_response,
+    fragment_size,
+    response_to,
+)
 from .errors import (
     AssociationAborted,
     AssociationError,
@@ -123,7 +131,7 @@ class Association:
         """Held from a request to its response: the window is one."""
         self._sending = asyncio.Lock()
         """Held while a message goes out: messages do not interleave."""
-        self._deferred: list[tuple[int, Command]] = []
+        self._deferred: list[bytes] = []
         """Responses that wait for the message that is going out."""
         self._response: asyncio.Future[Command] | None = None
         self._request: Command | None = None
@@ -132,9 +140,8 @@ class Association:
         # The peer's requests
         self._incoming: IncomingDataSet | None = None
         """Of the message that is being received; None when its data set is of no interest."""
-        self._refusal: Command | None = None
+        self._refusal: tuple[int, Command, Status] | None = None
         """What to answer when the message that is being received has ended."""
-        self._refusal_context = 0
         self._waiting: deque[CStoreRequest] = deque()
         self._handler: asyncio.Task[None] | None = None
         self._held = 0
@@ -487,11 +494,10 @@ class Association:
             self._waiting.append(request)
             self._start_handler()
             return
-        answer = _response_to(command, status)
         if command.has_data_set:  # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read
-            self._refusal, self._refusal_context = answer, context.id
+            self._refusal = context.id, command, status
         else:
-            self._respond(context.id, answer)
+            self._respond(context.id, command, status)
 
     def _judge(self, context: PresentationContext, command: Command) -> Status | None:
         """The status that answers a request at once, None for a C-STORE that a handler shall have."""
@@ -532,7 +538,7 @@ class Association:
             self._incoming.feed(received.views, is_last=received.is_last)
         if received.is_last and self._refusal is not None:
             refusal, self._refusal = self._refusal, None
-            self._respond(self._refusal_context, refusal)
+            self._respond(*refusal)
 
     def _start_handler(self) -> None:
         if self._handler is None and self._waiting:
@@ -545,9 +551,8 @@ class Association:
             status = await self._call(request)
             if not request.data_set.is_complete:
                 await request.data_set.drop()
-            answer = _response_to(request.command, status)
             if self._ended is None:
-                self._respond(request.context.id, answer)
+                self._respond(request.context.id, request.command, status)
         except (asyncio.CancelledError, AssociationError):
             self._abort_now()
         except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
@@ -583,20 +588,33 @@ class Association:
             return Status(Status.OUT_OF_RESOURCES, "no space left to store it")
         return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
 
-    def _respond(self, context_id: int, response: Command) -> None:
+    def _respond(self, context_id: int, request: Command, status: Status) -> None:
+        """Answer a request of the peer; at once, or after the message that is going out."""
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("> %s of message %s: %s", request.message.name, request.message_id, status)
+        if status.error_comment or status.offending_element:
+            more = {
+                "offending_element": status.offending_element or None,
+                "error_comment": status.error_comment or None,
+            }
+            data = encode_command(context_id, response_to(request, status, **more), self._fragment_size)
+        else:
+            data = encode_response(context_id, request, status, self._fragment_size)
         if self._sending.locked():
-            self._deferred.append((context_id, response))
+            self._deferred.append(data)
             if len(self._deferred) > _MAX_WAITING_REQUESTS:
                 raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests came while one message was sent")
-        elif self._upper_layer.state in _MAY_RESPOND:
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("> %s on context %d", response, context_id)
-            self.connection.write(encode_command(context_id, response, self._fragment_size))
+        else:
+            self._send_response(data)
+
+    def _send_response(self, data: bytes) -> None:
+        if self._upper_layer.state in _MAY_RESPOND:
+            self.connection.write(data)
 
     def _send_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []
-        for context_id, response in deferred:
-            self._respond(context_id, response)
+        for data in deferred:
+            self._send_response(data)
 
     def _answer_release_if_done(self) -> None:
         if self._release_requested and self._handler is None and not self._waiting:
@@ -674,19 +692,6 @@ def _end_error(about: object) -> AssociationError:
     if isinstance(about, ProtocolError):
         return AssociationAborted(2, about.reason, by_peer=False, detail=str(about))
     return AssociationLost("the peer closed the connection without releasing the association")
-
-
-def _response_to(request: Command, status: Status) -> Command:
-    """The response; both UIDs are always sent, as some requestors need them."""
-    return Command(
-        request.message.field | 0x8000,
-        affected_sop_class_uid=request.affected_sop_class_uid or request.requested_sop_class_uid,
-        message_id_being_responded_to=request.message_id,
-        status=int(status),
-        offending_element=status.offending_element or None,
-        error_comment=status.error_comment or None,
-        affected_sop_instance_uid=request.affected_sop_instance_uid or request.requested_sop_instance_uid,
-    )
 
 
 def _status_of(response: Command) -> Status:

@@ -155,15 +155,15 @@ _GROUP_LENGTH, _COMMAND_FIELD, _DATA_SET_TYPE = 0x0000, 0x0100, 0x0800
 _NO_DATA_SET, _DATA_SET = 0x0101, 0x0001
 
 
-def _decode_us(value: memoryview) -> int:
+def _decode_us(value: bytes) -> int:
     return int.from_bytes(value[:2], "little")  # of several values, the first counts; of a longer one, its low half
 
 
-def _decode_text(value: memoryview) -> str:
-    return bytes(value).decode("latin-1").strip("\0 ")
+def _decode_text(value: bytes) -> str:
+    return value.decode("latin-1").strip("\0 ")
 
 
-def _decode_tags(value: memoryview) -> tuple[int, ...]:
+def _decode_tags(value: bytes) -> tuple[int, ...]:
     return tuple(group << 16 | element for group, element in _AT.iter_unpack(value[: len(value) // 4 * 4]))
 
 
@@ -298,7 +298,7 @@ class Command:
         and a missing Command Data Set Type means what the message type makes of it. Other mandatory elements may be
         missing too: :meth:`missing` names them.
         """
-        view = memoryview(data)
+        view = bytes(data)  # at most 64 KiB, mostly 100 bytes: slices of bytes cost half of a view's
         position, end = 0, len(view)
         field = data_set_type = None
         command = cls.__new__(cls)

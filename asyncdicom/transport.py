@@ -47,6 +47,7 @@ class ConnectionUser(Protocol):
 
     def expects_more(self) -> bool:
         """Whether the peer owes the rest of something that has begun."""
+        ...
 
     def handle_timer(self, now: float) -> float | None:
         """See what is overdue; returns when to look again, at the latest."""

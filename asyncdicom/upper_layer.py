@@ -201,6 +201,8 @@ class UpperLayer:
         They come after the indications that are there; those that came before another PDU are an indication themselves.
         """
         found = self._receive.bytes_received(count)
+        if self.state is State.STA6 and self._receive.only_fragments:
+            return found  # type: ignore[return-value]
         fragments: list[Fragment] = []
         may_pass = self.state is State.STA6 or self.state is State.STA7
         for item in found:

@@ -15,7 +15,9 @@ from asyncdicom.dimse import (
     MessageReader,
     data_head,
     encode_command,
+    encode_response,
     fragment_size,
+    response_to,
 )
 from asyncdicom.errors import AbortReason, LocalProtocolError, ProtocolError
 from asyncdicom.pdu import PDataTF
@@ -354,3 +356,15 @@ def test_any_fragments_are_messages_or_a_protocol_error(reads):
         if received and isinstance(received[-1], ProtocolError):
             received.pop()
         assert all(isinstance(each, CommandReceived | DataReceived) for each in received)
+
+
+@pytest.mark.parametrize("instance", ["", "1", "1.2", "1.2.3.4.5", "1" * 64, "1" * 65, "1" * 1000])
+@pytest.mark.parametrize("sop_class", ["", "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.2", "2" * 65])
+@pytest.mark.parametrize("size", [16378, 100])
+def test_a_response_from_a_template_is_the_one_that_is_encoded(instance, sop_class, size):
+    for field in (CommandField.C_STORE_RQ, CommandField.N_SET_RQ):
+        names = ("affected", "requested")[field == CommandField.N_SET_RQ]
+        uids = {f"{names}_sop_class_uid": sop_class or None, f"{names}_sop_instance_uid": instance or None}
+        request = Command(field, message_id=4711, **uids)
+        expected = encode_command(5, response_to(request, 0xA700), size)
+        assert encode_response(5, request, 0xA700, size) == expected
