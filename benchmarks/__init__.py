@@ -1,0 +1,1 @@
+"""Measurements beside other DICOM stacks: ``python -m benchmarks``, or ``make bench``."""

@@ -1,0 +1,180 @@
+"""The processes of a measurement: start, wait for the port, look into /proc, end by their own PID."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+HERE = Path(__file__).parent
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+BYTECODE = tempfile.TemporaryDirectory(prefix="bench-")
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(HERE.parent)))),
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": BYTECODE.name,
+}
+"""Of every process: this library is found, and is compiled once, as it is where it is installed."""
+TIMEOUT = 60.0
+"""Seconds that anything may take, at the most."""
+
+
+def build_peer(folder: Path) -> Path:
+    """Compile the C sender and receiver."""
+    program = folder / "peer"
+    subprocess.run(["cc", "-O2", "-o", program, HERE / "peer.c"], check=True, timeout=TIMEOUT)
+    return program
+
+
+class Process:
+    """A process of ours whose output is lines; killed, with its children, when the block ends."""
+
+    def __init__(self, command: list[str], *, environment: dict[str, str] | None = None) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+            env=ENVIRONMENT | (environment or {}),
+        )
+        self.pid = self._process.pid
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(3)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, 9)  # the session that began with it: its own children
+        self._process.wait(TIMEOUT)
+        self._errors.close()
+
+    def line(self, timeout: float = TIMEOUT) -> str:
+        """The next line of its output."""
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise RuntimeError(f"no answer within {timeout:g} s") from None
+        if not line:
+            raise RuntimeError(f"ended early: {self._last_words()}")
+        return line.decode()
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+    def tell(self) -> None:
+        """Let it go on."""
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> float:
+        """Until it has ended; returns the CPU seconds it took."""
+        before = os.times()
+        self._process.stdin.close()
+        if self._process.wait(TIMEOUT):
+            raise RuntimeError(f"failed: {self._last_words()}")
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    def tree(self) -> list[int]:
+        """Its PID and those of its children."""
+        pids = [self.pid]
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return pids
+
+    def cpu(self) -> float:
+        """CPU seconds so far, children included."""
+        ticks = 0
+        for pid in self.tree():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:13] if pid != self.pid else fields[11:15]))
+        return ticks / CLOCK_TICKS
+
+    def memory(self, key: str = "Pss") -> float:
+        """Bytes of memory now, shared pages counted by their share."""
+        total = 0
+        for pid in self.tree():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(f"{key}:"):
+                    total += int(line.split()[1]) * 1024
+        return total
+
+    def peak(self) -> int:
+        """Bytes of memory at the most since :meth:`reset_peak`, the process alone."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("no VmHWM")
+
+    def reset_peak(self) -> None:
+        """Let the peak begin at what is used now."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+
+def python(*words: object) -> list[str]:
+    """A script of ours in this interpreter."""
+    return [sys.executable, *map(str, words)]
+
+
+def free_port() -> int:
+    """A loopback port for peers that cannot choose one themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+def wait_listening(port: int) -> None:
+    """Until somebody listens, without connecting."""
+    wanted, end = f":{port:04X} ", time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines():
+                if wanted in line and " 0A " in line:
+                    return
+        time.sleep(0.02)
+    raise RuntimeError(f"nobody listens on port {port}")
+
+
+def run_sender(peer: Path, port: int, **options: object) -> tuple[dict, Process]:
+    """Start the C sender; its first line, and the process, which still holds its associations."""
+    sender = Process([peer, "send", port, *(f"{key}={value}" for key, value in options.items())])
+    try:
+        return json.loads(sender.line()), sender
+    except BaseException:
+        sender.__exit__()
+        raise
+
+
+def empty(folder: Path) -> None:
+    """Remove what a receiver has written."""
+    for path in folder.iterdir():
+        path.unlink() if path.is_file() else shutil.rmtree(path)
