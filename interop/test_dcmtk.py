@@ -74,7 +74,9 @@ async def test_what_dcmsend_sends_arrives_as_at_storescp(receiver, tmp_path):
             await run(*command, port, *files)
         await run(*command, receiver.port, *files)
         received = stored(receiver.folder)
-        assert received == stored(theirs)
+        # Of one file (UIDs in elements of unknown VR) dcmsend makes SOP class "31": we refuse it, storescp does not.
+        uids = {instance.sop_instance_uid for instance in batch}
+        assert received == {uid: data for uid, data in stored(theirs).items() if uid in uids}
         sent += len(received)
         for path in receiver.folder.iterdir():
             path.unlink()
