@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections import deque
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .elements import inflate_head, scan
 from .errors import DataSetError
@@ -41,6 +41,22 @@ _writev: Callable[[int, Sequence[memoryview | bytes]], int] | None = getattr(os,
 _IOV_MAX = 1024
 
 
+_ENTRY_COST, _VIEW_COST = 512, 200
+"""Bytes that an entry, and each view in it, takes beside the bytes of the data set."""
+
+
+class _Kept(NamedTuple):
+    """What came in one read and waits for a consumer."""
+
+    lease: Lease | None
+    """Of the slab that the views show; None if they show a copy."""
+    size: int
+    """Bytes of the data set."""
+    charge: int
+    """Bytes of memory that it holds."""
+    views: list[memoryview]
+
+
 class IncomingDataSet:
     """The data set of a message that is being received; use one of its methods, once.
 
@@ -52,7 +68,8 @@ class IncomingDataSet:
         self._meta = meta
         self._pool = pool
         self._held_changed = held_changed
-        self._kept: deque[tuple[Lease | None, int, list[memoryview]]] = deque()
+        self._kept: deque[_Kept] = deque()
+        self._kept_bytes = self._charge = 0
         self._sink: Callable[[Sequence[memoryview]], object] | None = None
         self._consumer = False
         self._dropping = False
@@ -86,12 +103,14 @@ class IncomingDataSet:
         Returns the bytes written. Raises OSError as the operating system does, and the association's error when it
         ends before the data set does.
         """
-        self._claim()
-        part = os.path.join(os.path.dirname(os.fspath(path)), f".{os.urandom(8).hex()}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        folder = os.path.dirname(os.fspath(path)) or "."
+        part = os.path.join(folder, f".{os.urandom(8).hex()}.part")
         header = self._meta.encode()
+        self._check_unclaimed()
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             try:
+                self._claim()
                 _write(descriptor, [header])
                 await self._pour(lambda views: _write(descriptor, views))
                 if sync:
@@ -103,28 +122,33 @@ class IncomingDataSet:
             with contextlib.suppress(OSError):
                 os.unlink(part)
             raise
+        if sync and hasattr(os, "O_DIRECTORY"):
+            await asyncio.to_thread(_sync_folder, folder)  # else the name may be lost although the bytes are not
         return len(header) + self.received
 
     async def head(self, tags: Collection[int], limit: int = 64 * 1024) -> dict[int, bytes]:
         """Values of top-level elements that are among the first bytes, without consuming anything.
 
-        Waits until all ``tags`` (0x0020_000D) have come or been passed, or ``limit`` bytes, at most 512 KiB, are here.
+        Waits until all ``tags`` (0x0020_000D) have come or been passed, or ``limit`` bytes, at most 256 KiB, are here.
         What was not found is not in the result. Raises DataSetError if the bytes are no data set of the transfer
         syntax, and the association's error when it ends before.
         """
-        if self._consumer:
-            raise RuntimeError("the head of a data set can be read before the data set is consumed")
+        self._check_unclaimed()
         syntax = transfer_syntax(self._meta.transfer_syntax_uid)
-        limit = min(limit, MAX_HELD // 2)
+        limit = min(limit, MAX_HELD // 4)
+        looked_at = 0
         while True:
-            self._copy_kept()
-            head = b"".join(view for _, _, views in self._kept for view in views)[:limit]
-            start = inflate_head(head, limit) if syntax.deflated else head
-            found, is_over = scan(start, syntax, tags)
-            if is_over or self._ended or len(head) == limit:
-                return found
+            # Looked at again when there is twice as much: small reads would make it quadratic.
+            if self._ended or self._kept_bytes >= min(limit, 2 * looked_at):
+                head = self._join_kept()[:limit]
+                looked_at = len(head)
+                found, is_over = scan(inflate_head(head, limit) if syntax.deflated else head, syntax, tags)
+                if is_over or self._ended or looked_at == limit:
+                    return found
             if self._lost is not None:
                 raise self._lost
+            if self._charge > MAX_HELD // 2:
+                self._join_kept()  # many small reads hold more than they bring, and reading must not pause for it
             await self._wait()
 
     async def read(self, limit: int = 1 << 30) -> bytes:
@@ -155,19 +179,22 @@ class IncomingDataSet:
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         self._claim()
-        while True:
-            while self._kept:
-                lease, size, views = self._kept.popleft()
-                try:
-                    for view in views:
-                        yield view
-                finally:
-                    self._release(lease, size)
-            if self._lost is not None:
-                raise self._lost
-            if self._ended:
-                return
-            await self._wait()
+        try:
+            while True:
+                while self._kept:
+                    entry = self._kept.popleft()
+                    try:
+                        for view in entry.views:
+                            yield view
+                    finally:
+                        self._release(entry)
+                if self._lost is not None:
+                    raise self._lost
+                if self._ended:
+                    return
+                await self._wait()
+        finally:
+            self.close()
 
     # For the association
 
@@ -191,39 +218,45 @@ class IncomingDataSet:
         """No more will come."""
         if not self._ended:
             self._lost = error
-            self._dropping = True
-            self._forget()
-            self._wake()
+        self.close()
+        self._wake()
+
+    def close(self) -> None:
+        """Forget what is here, and what is still to come."""
+        self._dropping = True
+        self._sink = None
+        while self._kept:
+            self._release(self._kept.popleft())
 
     async def drop(self) -> None:
         """Forget what is here, and wait until the rest has come and is forgotten too."""
-        self._dropping = True
-        self._forget()
+        self.close()
         while not self._ended and self._lost is None:
             await self._wait()
 
     # Helpers
 
-    def _claim(self) -> None:
+    def _check_unclaimed(self) -> None:
         if self._consumer:
             raise RuntimeError("a data set can be consumed once")
+
+    def _claim(self) -> None:
+        self._check_unclaimed()
         self._consumer = True
 
     async def _pour(self, sink: Callable[[Sequence[memoryview]], object]) -> None:
         try:
             while self._kept:
-                lease, size, views = self._kept.popleft()
+                entry = self._kept.popleft()
                 try:
-                    sink(views)
+                    sink(entry.views)
                 finally:
-                    self._release(lease, size)
+                    self._release(entry)
             self._sink = sink
             while not self._ended and self._lost is None and self._refused is None:
                 await self._wait()
         finally:
-            self._sink = None
-            self._dropping = True
-            self._forget()
+            self.close()
         if (error := self._refused or self._lost) is not None:
             raise error
 
@@ -231,32 +264,34 @@ class IncomingDataSet:
         size = sum(map(len, views))
         if not size:
             return
-        if size <= _COPY_LIMIT:
-            self._kept.append((None, size, [memoryview(b"".join(views))]))
+        # A slab is much to hold for few bytes, and so are very many views for the bytes that they show.
+        if size <= max(_COPY_LIMIT, _VIEW_COST * len(views)):
+            self._add(_Kept(None, size, size + _ENTRY_COST, [memoryview(b"".join(views))]))
         else:
             lease = self._pool.hold()
-            size = lease.size
-            self._kept.append((lease, size, views))
-        self._held_changed(size)
+            self._add(_Kept(lease, size, lease.size + _VIEW_COST * len(views), views))
 
-    def _copy_kept(self) -> None:
-        """Let the slabs go: small reads would hold so many that reading pauses before the head is here."""
-        for index, (lease, size, views) in enumerate(self._kept):
-            if lease is not None:
-                copy = b"".join(views)
-                self._kept[index] = (None, len(copy), [memoryview(copy)])
-                lease.release()
-                self._held_changed(len(copy) - size)
+    def _add(self, entry: _Kept) -> None:
+        self._kept.append(entry)
+        self._kept_bytes += entry.size
+        self._charge += entry.charge
+        self._held_changed(entry.charge)
 
-    def _forget(self) -> None:
+    def _release(self, entry: _Kept) -> None:
+        self._kept_bytes -= entry.size
+        self._charge -= entry.charge
+        if entry.lease is not None:
+            entry.lease.release()
+        self._held_changed(-entry.charge)
+
+    def _join_kept(self) -> bytes:
+        """All that is kept as one copy, so that slabs are free: many small reads would hold them all."""
+        joined = b"".join(view for entry in self._kept for view in entry.views)
         while self._kept:
-            lease, size, _ = self._kept.popleft()
-            self._release(lease, size)
-
-    def _release(self, lease: Lease | None, size: int) -> None:
-        if lease is not None:
-            lease.release()
-        self._held_changed(-size)
+            self._release(self._kept.popleft())
+        if joined:
+            self._add(_Kept(None, len(joined), len(joined) + _ENTRY_COST, [memoryview(joined)]))
+        return joined
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -268,6 +303,14 @@ class IncomingDataSet:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, views: Sequence[memoryview | bytes]) -> None:

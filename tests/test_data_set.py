@@ -188,17 +188,44 @@ async def test_the_head_ends_where_its_limit_is():
     assert await data.head((0x7FE00011,), limit=1000) == {}
 
 
-async def test_waiting_for_the_head_holds_no_slabs():
+@pytest.mark.parametrize("size", [20_000, 2])
+async def test_waiting_for_the_head_never_holds_so_much_that_reading_pauses(size):
     data, pool, held = incoming()
     waiting = asyncio.ensure_future(data.head((0x7FE00011,), limit=200_000))
-    for _ in range(10):
+    await asyncio.sleep(0)
+    content = data_set(199_000)
+    for start in range(0, min(len(content), 4000 * size), size):
+        feed(data, pool, content[start : start + size], is_last=False)
         await asyncio.sleep(0)
-        feed(data, pool, data_set(20_000), is_last=False)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert pool.held == 0
-    assert sum(held) <= 200_000
+        await asyncio.sleep(0)
+        assert sum(held) < MAX_HELD
     waiting.cancel()
+
+
+async def test_many_small_reads_do_not_hold_more_than_they_are_charged_for():
+    data, pool, held = incoming()
+    for _ in range(3000):
+        feed(data, pool, b"ab", is_last=False)
+    assert sum(held) >= MAX_HELD
+    data.fail(asyncdicom.AssociationLost("gone"))
+    assert sum(held) == 0
+
+
+async def test_very_many_tiny_views_are_copied_and_not_held():
+    data, pool, _ = incoming()
+    slab = pool.current()
+    data.feed([slab[position : position + 1] for position in range(100_000)], is_last=True)
+    assert pool.held == 0
+
+
+async def test_what_an_iteration_leaves_is_dropped():
+    data, pool, held = incoming()
+    feed(data, pool, bytes(100_000), is_last=False)
+    iterator = aiter(data)
+    await anext(iterator)
+    await iterator.aclose()
+    feed(data, pool, bytes(100_000))
+    assert (pool.held, sum(held)) == (0, 0)
 
 
 async def test_decoding_gives_a_pydicom_data_set_with_its_meta_information():
