@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 from collections import deque
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .errors import (
     AssociationReleased,
     AssociationTimeout,
     DataSetError,
+    FileFormatError,
     LocalProtocolError,
     NoAcceptedContext,
     ProtocolError,
@@ -45,7 +47,7 @@ from .uids import VERIFICATION, name_of
 from .upper_layer import Indication, State, UpperLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from pydicom import Dataset
 
@@ -151,14 +153,15 @@ class Association:
 
     def __repr__(self) -> str:
         state = "established" if self.is_established else "over" if self._ended else "being negotiated"
-        return f"<Association {self.calling_ae_title} -> {self.called_ae_title} ({self.peer_address}), {state}>"
+        titles = f"{self.calling_ae_title!r} -> {self.called_ae_title!r}"  # text from the peer, so escaped
+        return f"<Association {titles} ({self.peer_address}), {state}>"
 
     # What a user asks and does
 
     @property
     def is_established(self) -> bool:
         """Whether it can be used."""
-        return self._is_established and self._ended is None
+        return self._is_established and self._upper_layer.state is State.STA6
 
     def accepted(self, sop_class_uid: str) -> list[PresentationContext]:
         """The presentation contexts on which this side may be SCU of a SOP class."""
@@ -194,8 +197,8 @@ class Association:
         time.
 
         Raises NoAcceptedContext when nothing that was accepted can carry it, FileFormatError or OSError for a file that
-        cannot be read (nothing was sent then), and AssociationError. Cancellation once sending has begun aborts the
-        association.
+        cannot be read, and AssociationError. Nothing was sent then, unless a file fails while it is sent: that aborts
+        the association, and so does cancellation once sending has begun.
         """
         if isinstance(instance, (str, os.PathLike)):
             instance = read_instance(instance)
@@ -216,9 +219,11 @@ class Association:
         """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
 
         Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
-        timeout; the association is aborted then, as it is on cancellation.
+        timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
         async with self._operation:
+            while self._handler is not None and self._handler is not asyncio.current_task():
+                await asyncio.wait((self._handler,))
             if self._ended is not None or not self._is_established:
                 return
             try:
@@ -273,6 +278,8 @@ class Association:
             raise _again(self._ended)
         if not self._is_established:
             raise LocalProtocolError("the association is not established")
+        if self._upper_layer.state is not State.STA6:
+            raise AssociationReleased("the association is being released")
 
     async def _prepare(self, instance: Instance | Dataset, *, decompress: bool) -> tuple[PresentationContext, Instance]:
         """Find the context that carries the instance as it is, or convert it to one."""
@@ -281,11 +288,13 @@ class Association:
             sop_class, sop_instance, syntax = instance[:3]
         else:
             sop_class, sop_instance, syntax = describe_data_set(instance)
+        if isinstance(instance, Instance) and not (instance.length if instance.path else len(instance.data)):
+            raise FileFormatError("an instance without a data set cannot be sent")
         contexts = self.accepted(sop_class)
         for context in contexts:
             if context.transfer_syntax == syntax:
                 if not isinstance(instance, Instance):
-                    data = encode(instance, syntax)
+                    data = await asyncio.to_thread(encode, instance, syntax)
                     instance = Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
                 return context, instance
         if not contexts:
@@ -325,18 +334,16 @@ class Association:
             return _status_of(response)
 
     async def _send_command(self, context_id: int, command: Command) -> None:
-        self._check_may_send()
         self.connection.write(encode_command(context_id, command, self._fragment_size))
 
     async def _send_instance(self, context_id: int, command: Command, instance: Instance) -> None:
-        self._check_may_send()
         head = encode_command(context_id, command, self._fragment_size)
         if instance.path:
             if self._file_sender is None:
                 self._file_sender = FileSender(self.connection, self._fragment_size)
             await self._file_sender.send(context_id, head, instance, self.timeouts.dimse)
             return
-        data = memoryview(instance.data)
+        data = memoryview(instance.data).cast("B")
         if len(data) % 2:
             data = memoryview(bytes(data) + b"\0")  # fragments are of even length; only a deflated data set may be odd
         pieces: list[memoryview | bytes] = [head]
@@ -349,11 +356,8 @@ class Association:
             if is_last or gathered >= _WRITE_SIZE:
                 await self.connection.write_and_drain(pieces, self.timeouts.dimse)
                 pieces, gathered = [], 0
-
-    def _check_may_send(self) -> None:
-        if self._ended is not None:
-            raise _again(self._ended)
-        self._upper_layer.check_may_send_data()
+                if not is_last:
+                    await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
 
     def _request_release(self) -> None:
         if self._upper_layer.state is State.STA6:
@@ -403,17 +407,21 @@ class Association:
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
         what, about = indicated
+        if self._ended is not None:
+            return  # something in the same read has ended it
         if what in _NEGOTIATION:
             self._on_associate(self, indicated)
-        elif what is Indication.RELEASE:
-            _log.debug("< A-RELEASE-RQ from %s", self.calling_ae_title)
+        elif what is Indication.RELEASE and self._upper_layer.state is State.STA8:
+            if not self._reader.is_between_messages:
+                self._abort_now(AssociationAborted(0, 0, by_peer=False, detail="a release in the middle of a message"))
+                return
             self._release_requested = True
             self._release_due = self.connection.now() + self.timeouts.acse
             self.connection.wake_at(self._release_due)
             self._answer_release_if_done()
         elif what is Indication.RELEASE_COLLISION:
             # PS3.8 9.2.2: the requestor of the association answers first, the acceptor after it was answered.
-            if self._upper_layer.is_requestor:
+            if self._upper_layer.state is State.STA9:
                 self._upper_layer.respond_to_release(self.connection.now())
                 self.connection.flush()
         elif what is Indication.RELEASED:
@@ -424,46 +432,53 @@ class Association:
         elif what is Indication.ABORT or what is Indication.PROVIDER_ABORT:
             self._end(_end_error(about))
 
-    def expects_more(self) -> bool:
-        """Whether a message, or a PDU, has begun and not ended."""
-        return not (self._reader.is_between_messages and self._upper_layer.is_between_pdus)
+    def rest_due(self, now: float) -> float | None:
+        """When the rest of a message, or of a PDU, is overdue; None when none has begun."""
+        if self._reader.is_between_messages and self._upper_layer.is_between_pdus:
+            return None
+        return now + self.timeouts.dimse
 
     def handle_timer(self, now: float) -> float | None:
-        """See which deadline has passed."""
+        """See which deadline has passed; what is overdue ends the association, and silence releases it."""
         if self._ended is not None or not self._is_established:
             return None
-        due = [self._last_activity() + self.timeouts.idle]
-        if not self._reader.is_between_messages:
-            stalled = self.connection.last_received + self.timeouts.dimse
-            if now >= stalled and not self.connection.is_reading_paused:
-                self._time_out(f"the peer has sent nothing for {self.timeouts.dimse:g} s in the middle of a message")
+        soonest = math.inf
+        for due, message in self._deadlines():
+            if now >= due:
+                _log.warning("= aborting %r: %s", self, message)
+                self._abort_now(AssociationTimeout(message))
                 return None
-            due.append(max(stalled, now + 1) if self.connection.is_reading_paused else stalled)
-        if self._response_due is not None:
-            if now >= self._response_due:
-                self._time_out(
-                    f"no response to {self._request and self._request.message.name} for {self.timeouts.dimse:g} s"
-                )
-                return None
-            due.append(self._response_due)
+            soonest = min(soonest, due)
+        idle = now if self._is_busy() else max(self._last_message, self.connection.last_received)
+        if now < idle + self.timeouts.idle:
+            return min(soonest, idle + self.timeouts.idle)
+        if self._upper_layer.state is State.STA6:
+            _log.info("= releasing %r, idle", self)
+            self._release_due = now + self.timeouts.acse
+            self._request_release()
+        return min(soonest, self._release_due or now + self.timeouts.idle)
+
+    def _deadlines(self) -> Iterator[tuple[float, str]]:
+        """By when the peer owes something, and what to say when it comes too late."""
+        dimse, connection = self.timeouts.dimse, self.connection
+        if connection.unread_since is not None:
+            yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
+        elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
+            yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
+        if self._response_due is not None and self._request is not None:
+            yield self._response_due, f"no response to {self._request.message.name} for {dimse:g} s"
         if self._release_due is not None:
-            if now >= self._release_due:
-                self._time_out(f"the release was not done for {self.timeouts.acse:g} s")
-                return None
-            due.append(self._release_due)
-        elif now >= due[0]:
-            if self._is_busy():
-                due[0] = now + self.timeouts.idle
-            else:
-                _log.info("= releasing %s -> %s, idle", self.calling_ae_title, self.called_ae_title)
-                self._release_due = now + self.timeouts.acse
-                self._request_release()
-                due[0] = self._release_due
-        return min(due)
+            yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         self._end(AssociationLost(f"the connection was lost{f': {error}' if error else ''}"))
+        if self._handler is not None:
+            self._handler.add_done_callback(lambda _: self._close())  # a handler is given time to clean up
+        else:
+            self._close()
+
+    def _close(self) -> None:
         if not self._closed.done():
             self._closed.set_result(None)
         if self._on_close is not None:
@@ -524,13 +539,11 @@ class Association:
         if command.message.field != request.message.field | 0x8000:
             raise ProtocolError(f"{command.message.name} where the response to {request.message.name} was expected")
         if command.message_id_being_responded_to != request.message_id:
-            # One request is outstanding, so it can be no other's; some peers copy the ID from an earlier message.
-            _log.warning(
-                "< %s answers message %s, taken for message %s",
-                command.message.name,
-                command.message_id_being_responded_to,
-                request.message_id,
-            )
+            # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
+            taken = request.message.field is CommandField.C_ECHO_RQ
+            _log.warning("< %s, but message %s waits; %s", command, request.message_id, "taken" if taken else "ignored")
+            if not taken:
+                return
         waiting.set_result(command)
 
     def _data_received(self, received: DataReceived) -> None:
@@ -549,16 +562,16 @@ class Association:
         """Run the handler for one request, and answer."""
         try:
             status = await self._call(request)
-            if not request.data_set.is_complete:
-                await request.data_set.drop()
+            await request.data_set.drop()
             if self._ended is None:
                 self._respond(request.context.id, request.command, status)
         except (asyncio.CancelledError, AssociationError):
             self._abort_now()
         except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
-            _log.exception("answering a request of %s failed", request.calling_ae_title)
+            _log.exception("answering a request of %r failed", request.calling_ae_title)
             self._abort_now()
         finally:
+            request.data_set.close()
             self._handler = None
             if self._ended is None:
                 self._last_message = self.connection.now()
@@ -581,9 +594,9 @@ class Association:
         if isinstance(error, AssociationError) and self._ended is not None:
             raise error
         if isinstance(error, DataSetError):
-            _log.warning("an instance from %s was refused: %s", request.calling_ae_title, error)
+            _log.warning("an instance from %r was refused: %s", request.calling_ae_title, error)
             return Status(Status.CANNOT_UNDERSTAND, "the data set cannot be read")
-        _log.error("the C-STORE handler failed on an instance from %s", request.calling_ae_title, exc_info=error)
+        _log.error("the C-STORE handler failed on an instance from %r", request.calling_ae_title, exc_info=error)
         if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
             return Status(Status.OUT_OF_RESOURCES, "no space left to store it")
         return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
@@ -633,13 +646,6 @@ class Association:
 
     def _is_busy(self) -> bool:
         return self._handler is not None or self._operation.locked() or not self._reader.is_between_messages
-
-    def _last_activity(self) -> float:
-        return max(self._last_message, self.connection.last_received)
-
-    def _time_out(self, message: str) -> None:
-        _log.warning("= aborting %s -> %s: %s", self.calling_ae_title, self.called_ae_title, message)
-        self._abort_now(AssociationTimeout(message))
 
     def _end(self, error: AssociationError) -> None:
         """The association is over; every wait ends, once."""

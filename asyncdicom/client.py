@@ -14,7 +14,15 @@ from .errors import (
     LocalProtocolError,
     NoConnection,
 )
-from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserIdentity, UserInformation, check_ae_title
+from .pdu import (
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+    UserIdentity,
+    UserInformation,
+    check_ae_title,
+    check_pdu_lengths,
+)
 from .presentation import Context, established_contexts, propose_contexts, proposed_roles
 from .receive_buffer import SlabPool
 from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
@@ -68,12 +76,13 @@ class connect:  # noqa: N801 - it is called like a function
         the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
         bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
 
-        Awaiting raises AssociationRejected, AssociationAborted, AssociationTimeout or NoConnection; ValueError for AE
-        titles that PS3.8 does not allow; LocalProtocolError for contexts that cannot be proposed. Cancellation closes
-        what was opened.
+        Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
+        LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected,
+        AssociationAborted, AssociationTimeout or NoConnection; cancellation closes what was opened.
         """
         self._host = host
         self._port = port
+        check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._called = check_ae_title(called_ae_title)
         self._calling = check_ae_title(calling_ae_title)
         offered = [Context(each) if isinstance(each, str) else each for each in contexts]
@@ -85,13 +94,15 @@ class connect:  # noqa: N801 - it is called like a function
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._local_address = local_address
-        self._user_information = UserInformation(
+        user_information = UserInformation(
             maximum_length=max_pdu_length,
             implementation_class_uid=implementation_class_uid,
             implementation_version_name=implementation_version_name,
             roles=self._roles,
             user_identity=user_identity,
         )
+        self._request = AssociateRQ(self._called, self._calling, self._proposed, user_information)
+        self._request.encode()  # what cannot be encoded is refused here, where no connection is left open by it
         self._association: Association | None = None
 
     def __await__(self) -> Generator[object, None, Association]:
@@ -133,14 +144,14 @@ class connect:  # noqa: N801 - it is called like a function
                     self._port,
                     ssl=self._ssl,
                     server_hostname=self._server_hostname,
+                    ssl_handshake_timeout=self._timeouts.connect if self._ssl else None,
                     local_addr=self._local_address,
                 )
-        except OSError as error:
+        except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association.connection.peer_address()
-        request = AssociateRQ(self._called, self._calling, self._proposed, self._user_information)
-        upper_layer.transport_opened(loop.time(), request)
+        upper_layer.transport_opened(loop.time(), self._request)
         association.connection.flush()
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
@@ -154,7 +165,7 @@ class connect:  # noqa: N801 - it is called like a function
             association.connection.kill()
             raise
         except AssociationError:
-            await association.wait_closed()
+            await association.abort()  # over already: this waits for the peer to close, not for long
             raise
         return association
 

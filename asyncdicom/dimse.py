@@ -11,7 +11,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import MAX_COMMAND_LENGTH, Command
+from .command import MAX_COMMAND_LENGTH, MESSAGES, Command
 from .elements import pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
 from .pdu import PDU_HEADER, PDV_HEADER, PduType
@@ -168,15 +168,23 @@ def encode_command(context_id: int, command: Command, size: int) -> bytes:
 
 
 def response_to(request: Command, status: int, **more: Any) -> Command:
-    """The response to a request; both UIDs are always sent, since some requestors need them."""
+    """The response to a request; it has both UIDs if it may, since some requestors need them."""
+    sop_class, sop_instance = _response_uids(request)
     return Command(
         request.message.field | 0x8000,
-        affected_sop_class_uid=request.affected_sop_class_uid or request.requested_sop_class_uid,
+        affected_sop_class_uid=sop_class or None,
         message_id_being_responded_to=request.message_id,
         status=int(status),
-        affected_sop_instance_uid=request.affected_sop_instance_uid or request.requested_sop_instance_uid,
+        affected_sop_instance_uid=sop_instance or None,
         **more,
     )
+
+
+def _response_uids(request: Command) -> tuple[str, str]:
+    sop_class = request.affected_sop_class_uid or request.requested_sop_class_uid or ""
+    if "affected_sop_instance_uid" not in MESSAGES[request.message.field | 0x8000].optional:
+        return sop_class, ""
+    return sop_class, request.affected_sop_instance_uid or request.requested_sop_instance_uid or ""
 
 
 def encode_response(context_id: int, request: Command, status: int, size: int) -> bytes:
@@ -184,8 +192,8 @@ def encode_response(context_id: int, request: Command, status: int, size: int) -
 
     Made from a template, which is a fifth of the work of encoding a command set.
     """
-    sop_class = request.affected_sop_class_uid or request.requested_sop_class_uid or ""
-    value = pad_uid(request.affected_sop_instance_uid or request.requested_sop_instance_uid or "")
+    sop_class, sop_instance = _response_uids(request)
+    value = pad_uid(sop_instance)
     if len(sop_class) > _MAX_UID or len(value) > _MAX_UID or size < _ROOM_FOR_RESPONSE:
         return encode_command(context_id, response_to(request, status), size)
     template, id_at, status_at = _response_template(context_id, request.message.field | 0x8000, sop_class, len(value))

@@ -6,6 +6,11 @@ A :class:`ProtocolError` carries the A-ABORT that it becomes on the wire (PS3.8 
 from __future__ import annotations
 
 import enum
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "AbortReason",
@@ -122,6 +127,9 @@ class AssociationRejected(AssociationError):
         self.source = source
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[AssociationRejected], tuple[int, int, int]]:
+        return type(self), (self.result, self.source, self.reason)
+
     @property
     def is_transient(self) -> bool:
         """Whether the same request may succeed later (result 2)."""
@@ -148,6 +156,12 @@ class AssociationAborted(AssociationError):
         self.reason = reason
         self.by_peer = by_peer
         """False when this side sent the A-ABORT."""
+        self.detail = detail
+        """What was wrong, when this side knows more than the numbers say."""
+
+    def __reduce__(self) -> tuple[Callable[..., AssociationAborted], tuple[int, int]]:
+        again = functools.partial(type(self), by_peer=self.by_peer, detail=self.detail)
+        return again, (self.source, self.reason)
 
 
 class AssociationLost(AssociationError):

@@ -7,6 +7,7 @@ of it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -49,15 +50,20 @@ class FileSender:
     async def send(self, context_id: int, command: bytes, instance: Instance, timeout: float) -> None:
         """Send the PDUs of a command, which are ``command``, and the data set behind it.
 
-        Raises FileFormatError if the file has become shorter than it was; the message is then cut off and the
-        association good for an A-ABORT only.
+        Raises FileFormatError if the file is not the one that was looked at; if it becomes shorter while it is sent,
+        the message is cut off and the association good for an A-ABORT only.
         """
         if len(command) > _COMMAND_ROOM:
             await self._connection.write_and_drain((command,), timeout)
             command = b""
         position, left = instance.offset, instance.length
         with open(instance.path, "rb", buffering=0) as file:  # noqa: ASYNC230, PTH123 - see Association.c_store
+            status = os.fstat(file.fileno())
+            if status.st_size != position + left or instance.modified not in (0, status.st_mtime_ns):
+                raise FileFormatError("the file has changed since it was looked at")
             while left:
+                if position != instance.offset:
+                    await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
                 length = min(left, self._room)
                 left -= length
                 self._write_heads(context_id, length, is_last=not left)

@@ -7,7 +7,9 @@ anew. pydicom is imported when that happens, as its import takes longer than eve
 
 from __future__ import annotations
 
+import copy
 import os
+import stat
 import zlib
 from array import array
 from io import BytesIO
@@ -64,6 +66,8 @@ class Instance(NamedTuple):
     """Bytes of the data set."""
     data: bytes | memoryview = b""
     """The encoded data set, when there is no file."""
+    modified: int = 0
+    """When the file was changed last, in nanoseconds as the file system has it; 0 if that does not matter."""
 
 
 def read_instance(path: str | os.PathLike[str]) -> Instance:
@@ -72,8 +76,13 @@ def read_instance(path: str | os.PathLike[str]) -> Instance:
     The SOP class and instance are those of the data set, as receivers compare them with it; the file meta information
     counts where the data set's head does not say. Raises FileFormatError for what cannot be sent, and OSError.
     """
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - str and PathLike
-        size = os.fstat(file.fileno()).st_size
+    # Without waiting: a pipe that nobody writes to would stop the event loop.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError("not a regular file")
+        size = status.st_size
         head = file.read(_HEAD_LENGTH)
         try:
             meta, offset = FileMeta.decode(head)
@@ -83,7 +92,7 @@ def read_instance(path: str | os.PathLike[str]) -> Instance:
             head += file.read(MAX_FILE_META_LENGTH - len(head))
             meta, offset = FileMeta.decode(head)
     length = size - offset
-    if not length:
+    if length <= 0:
         raise FileFormatError("the file has no data set")
     sop_class_uid, sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
     if sop_class_uid == _DICOMDIR:
@@ -105,7 +114,15 @@ def read_instance(path: str | os.PathLike[str]) -> Instance:
         raise FileFormatError(f"neither the file meta information nor the data set's head has a {missing}")
     if meta.transfer_syntax_uid not in TRANSFER_SYNTAXES and not meta.transfer_syntax_uid.replace(".", "").isdigit():
         raise FileFormatError(f"transfer syntax {meta.transfer_syntax_uid!r} is not a UID")
-    return Instance(sop_class_uid, sop_instance_uid, meta.transfer_syntax_uid, os.fspath(path), offset, length)
+    return Instance(
+        sop_class_uid,
+        sop_instance_uid,
+        meta.transfer_syntax_uid,
+        os.fspath(path),
+        offset,
+        length,
+        modified=status.st_mtime_ns,
+    )
 
 
 def _text(value: bytes | None) -> str:
@@ -222,7 +239,7 @@ def convert(instance: Instance | Dataset, accepted: Iterable[str], *, decompress
         data_set = None
     else:
         source = describe_data_set(instance)[2]
-        data_set = instance
+        data_set = copy.deepcopy(instance)  # what is done to it below is not for the caller's
     targets = [uid for uid in _CONVERTIBLE if uid in set(accepted)]
     what = f"{name_of(source)} is not accepted"
     if not targets:

@@ -43,6 +43,7 @@ __all__ = [
     "UserIdentity",
     "UserInformation",
     "check_ae_title",
+    "check_pdu_lengths",
     "decode_pdu",
 ]
 
@@ -65,7 +66,9 @@ _SHORT = struct.Struct(">H")
 _LONG = struct.Struct(">I")
 _AE_TITLE_LENGTH = 16
 _MAX_ITEM = 0xFFFF
+_MAX_UID = 256
 _ASSOCIATE_FIXED = 68  # version 2, reserved 2, AE titles 32, reserved 32
+_SHORTEST_PDU = 1024  # a command set is a few hundred bytes; below it every message would be in pieces
 _MAX_RELATED = 1000  # more general SOP classes than there are SOP classes
 _PDV_OVERHEAD = 2  # context ID and message control header are counted by the PDV's length
 
@@ -214,11 +217,18 @@ def _decode_window(value: bytes) -> AsyncOperationsWindow:
     return AsyncOperationsWindow(*_TWO_SHORTS.unpack(_exactly(value, 4, "asynchronous operations window")))
 
 
+def _decode_uid(value: bytes) -> str:
+    """A UID that is sent back. Beyond the 64 characters of PS3.5 9.1 some are met; not beyond four times as many."""
+    if len(value) > _MAX_UID:
+        raise ProtocolError(f"a UID of {len(value)} bytes, at most {_MAX_UID} are taken")
+    return clean_uid(value)
+
+
 def _decode_role(value: bytes) -> RoleSelection:
     uid, rest = _cut(value, "role selection")
     if len(rest) < 2:
         raise ProtocolError(f"role selection for {clean_uid(uid)} ends before its roles")
-    return RoleSelection(clean_uid(uid), scu=rest[0] == 1, scp=rest[1] == 1)
+    return RoleSelection(_decode_uid(uid), scu=rest[0] == 1, scp=rest[1] == 1)
 
 
 def _decode_extended(value: bytes) -> ExtendedNegotiation:
@@ -340,8 +350,8 @@ def _decode_proposed_context(value: bytes, budget: Iterator[int]) -> ProposedCon
     syntaxes = []
     for kind, content in _items(value[4:], budget):
         if kind == _Item.ABSTRACT_SYNTAX:
-            abstract_syntax = clean_uid(content)
-        elif kind == _Item.TRANSFER_SYNTAX and (uid := clean_uid(content)):
+            abstract_syntax = _decode_uid(content)
+        elif kind == _Item.TRANSFER_SYNTAX and (uid := _decode_uid(content)):
             syntaxes.append(uid)  # k-pacs sends an empty name first: skipped
     if not abstract_syntax:
         raise ProtocolError(f"presentation context {value[0]} has no abstract syntax")
@@ -552,6 +562,16 @@ def check_ae_title(title: str) -> str:
     if not stripped.isascii() or not stripped.isprintable() or "\\" in stripped:
         raise ValueError(f"AE title {title!r} has characters other than printable ASCII without backslash")
     return stripped
+
+
+def check_pdu_lengths(maximum: int, maximum_sent: int) -> None:
+    """Raise ValueError unless ``maximum`` can be announced (PS3.8 D.1) and ``maximum_sent`` leaves room for data."""
+    if not (maximum == 0 or _SHORTEST_PDU <= maximum <= 0xFFFFFFFF):
+        raise ValueError(
+            f"a maximum PDU length of {maximum}; 0 for none, or {_SHORTEST_PDU} to 4294967295 are possible"
+        )
+    if not _SHORTEST_PDU <= maximum_sent <= 0xFFFFFFFF:
+        raise ValueError(f"PDUs of at most {maximum_sent} bytes cannot be sent, {_SHORTEST_PDU} are the least")
 
 
 def _pad(title: str) -> bytes:

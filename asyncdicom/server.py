@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .association import Association, Timeouts
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .errors import AssociationAborted, LocalProtocolError
-from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title
+from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
     AcceptancePolicy,
@@ -62,7 +62,7 @@ class Server:
         self,
         *,
         ae_title: str | Collection[str] | None,
-        calling_ae_titles: Collection[str] | None,
+        calling_ae_titles: str | Collection[str] | None,
         c_store: CStoreHandler | None,
         policy: AcceptancePolicy,
         timeouts: Timeouts,
@@ -71,9 +71,9 @@ class Server:
         max_send_pdu_length: int,
         require_context: bool,
     ) -> None:
-        titles = (ae_title,) if isinstance(ae_title, str) else ae_title
-        self._ae_titles = None if titles is None else frozenset(map(check_ae_title, titles))
-        self._calling_ae_titles = None if calling_ae_titles is None else frozenset(calling_ae_titles)
+        check_pdu_lengths(max_pdu_length, max_send_pdu_length)
+        self._ae_titles = _titles(ae_title)
+        self._calling_ae_titles = _titles(calling_ae_titles)
         self._c_store = c_store
         self._policy = policy
         self._timeouts = timeouts
@@ -85,7 +85,7 @@ class Server:
         self._pending: dict[Association, None] = {}
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
-        self._change: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listener: asyncio.Server | None = None
@@ -136,12 +136,15 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not condition():
-                    self._change = asyncio.get_running_loop().create_future()
-                    await self._change
+                    change = asyncio.get_running_loop().create_future()
+                    self._waiting.append(change)
+                    await change
 
     def _changed(self) -> None:
-        if self._change is not None and not self._change.done():
-            self._change.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)
 
     # Connections
 
@@ -185,6 +188,8 @@ class Server:
         """A-ASSOCIATE indication: accept or reject, there and then."""
         request = indicated.about
         assert isinstance(request, AssociateRQ)
+        if association.connection.upper_layer.state is not State.STA3:
+            return  # what came behind the request has ended it already
         now = association.connection.now()
         upper_layer = association.connection.upper_layer
         association.called_ae_title = request.called_ae_title
@@ -194,7 +199,7 @@ class Server:
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
             _log.info(
-                "> A-ASSOCIATE-RJ to %s (%s): %s", association.calling_ae_title, association.peer_address, rejection
+                "> A-ASSOCIATE-RJ to %r (%s): %s", association.calling_ae_title, association.peer_address, rejection
             )
             upper_layer.reject(rejection, now)
         else:
@@ -242,6 +247,13 @@ class Server:
         self._changed()
 
 
+def _titles(titles: str | Collection[str] | None) -> frozenset[str] | None:
+    """AE titles to compare with, None for any."""
+    if titles is None:
+        return None
+    return frozenset(map(check_ae_title, (titles,) if isinstance(titles, str) else titles))
+
+
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
 
@@ -259,7 +271,7 @@ class serve:  # noqa: N801 - it is called like a function
         port: int = 11112,
         *,
         ae_title: str | Collection[str] | None = None,
-        calling_ae_titles: Collection[str] | None = None,
+        calling_ae_titles: str | Collection[str] | None = None,
         c_store: CStoreHandler | None = None,
         contexts: Iterable[Context | str] | None = None,
         any_storage: bool | Iterable[str] = False,

@@ -15,7 +15,6 @@ import socket
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .errors import AssociationLost, AssociationTimeout, ProtocolError
-from .upper_layer import Indication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +28,9 @@ _log = logging.getLogger("asyncdicom")
 
 _MAX_UNREAD_RESPONSES = 256 * 1024
 """Bytes of small messages that may wait for a peer that does not read. Beyond it nothing is read from it either."""
+
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Seconds of silence, seconds between probes, probes: address translators forget a connection after minutes."""
 
 _WHOLE_MESSAGE = 64 * 1024
 """Bytes in one read from which the peer is not waiting for an acknowledgement, but sending as fast as it can."""
@@ -45,9 +47,8 @@ class ConnectionUser(Protocol):
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer has something to say."""
 
-    def expects_more(self) -> bool:
-        """Whether the peer owes the rest of something that has begun."""
-        ...
+    def rest_due(self, now: float) -> float | None:
+        """When the rest of what the peer has begun is overdue; None when nothing has begun."""
 
     def handle_timer(self, now: float) -> float | None:
         """See what is overdue; returns when to look again, at the latest."""
@@ -73,6 +74,10 @@ class Connection(asyncio.BufferedProtocol):
         self._quick_ack: Callable[[], None] | None = None
         self.last_received = 0.0
         """When bytes came last, in the loop's clock."""
+        self.unread_since: float | None = None
+        """Since when the peer has left so many responses unread that nothing is read from it either."""
+        self._told_error = False
+        self._flushing = False
         self.writes = 0
         """How often something was handed to the transport."""
 
@@ -90,6 +95,9 @@ class Connection(asyncio.BufferedProtocol):
             with contextlib.suppress(OSError):  # gone already: connection_lost comes next
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, number in _KEEP_ALIVE.items():
+                    if (option_name := getattr(socket, name, None)) is not None:
+                        sock.setsockopt(socket.IPPROTO_TCP, option_name, number)
                 if hasattr(socket, "TCP_QUICKACK"):
                     option = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                     self._quick_ack = functools.partial(sock.setsockopt, *option)
@@ -102,7 +110,14 @@ class Connection(asyncio.BufferedProtocol):
         return self.upper_layer.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes have come."""
+        """Bytes have come. Whatever goes wrong ends this connection and no other."""
+        try:
+            self._bytes_received(nbytes)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("= closing a connection after an error of our own")
+            self.kill()
+
+    def _bytes_received(self, nbytes: int) -> None:
         self.last_received = now = self._loop.time()
         upper_layer = self.upper_layer
         fragments = upper_layer.bytes_received(nbytes, now)
@@ -110,9 +125,13 @@ class Connection(asyncio.BufferedProtocol):
             self.flush()
         if fragments:
             self._deliver(fragments)
+        due = self._user.rest_due(now)
+        if due is None:
+            return
+        self.wake_at(due)
         # A sender with Nagle's algorithm on keeps back the rest of what it has begun until this end acknowledges, which
         # the kernel delays by 40 ms: DCMTK and pynetdicom, as requestors and acceptors. Linux forgets the option.
-        if self._quick_ack is not None and nbytes < _WHOLE_MESSAGE and self._user.expects_more():
+        if self._quick_ack is not None and nbytes < _WHOLE_MESSAGE and self.is_open:
             self._quick_ack()
 
     def eof_received(self) -> bool:
@@ -139,6 +158,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The transport's buffer is empty."""
         self._writing_paused = False
+        self.unread_since = None
         self.resume_reading("unread responses")
         self._wake_writer()
 
@@ -164,17 +184,29 @@ class Connection(asyncio.BufferedProtocol):
         return self._loop.time()
 
     def flush(self) -> None:
-        """Do what the machine owes: send its PDUs, tell its user, close, set the timer."""
+        """Do what the machine owes: send its PDUs, tell its user, close, set the timer; until it owes nothing."""
+        if self._flushing:
+            return  # what the user has done in an indication is seen to after it
+        self._flushing = True
+        try:
+            while self.upper_layer.has_news:
+                self._flush()
+        finally:
+            self._flushing = False
+
+    def _flush(self) -> None:
         upper_layer = self.upper_layer
         upper_layer.has_news = False
         data = upper_layer.data_to_send()
         if data and self.is_open:
             self._write(data)
+        if upper_layer.error is not None and not self._told_error:
+            self._told_error = True
+            _log.warning("> A-ABORT to %s: %s", self.peer_address(), upper_layer.error)
         for indicated in upper_layer.indications():
             if isinstance(indicated.about, list):
                 self._deliver(indicated.about)
             else:
-                _log_end(indicated)
                 self._user.indicated(indicated)
         if upper_layer.deadline is not None:
             self.wake_at(upper_layer.deadline)
@@ -189,12 +221,15 @@ class Connection(asyncio.BufferedProtocol):
             and cast(asyncio.Transport, self._transport).get_write_buffer_size() > _MAX_UNREAD_RESPONSES
         ):
             self.pause_reading("unread responses")
+            if self.unread_since is None:
+                self.unread_since = self._loop.time()
+                self.wake_at(self._user.handle_timer(self.unread_since) or 0.0)
 
     async def write_and_drain(self, buffers: Sequence[memoryview | bytes], timeout: float) -> None:
         """Send buffers, none of them empty, and wait until the transport holds none of them any more.
 
         They are P-DATA-TF PDUs (Evt9): raises LocalProtocolError where none may be sent, AssociationTimeout if the peer
-        does not take them within ``timeout`` seconds, AssociationLost if the connection ends. Cancelled, it leaves
+        takes nothing for ``timeout`` seconds, AssociationLost if the connection ends. Cancelled, it leaves
         bytes in the transport: the connection is good for an A-ABORT only.
         """
         if not self.is_open:
@@ -209,13 +244,15 @@ class Connection(asyncio.BufferedProtocol):
             # CVE-2024-12254: before CPython 3.12.9 and 3.13.2 writelines does not pause; setting the limits does.
             if not self._writing_paused and transport.get_write_buffer_size():
                 transport.set_write_buffer_limits(high=0, low=0)
-        if self._writing_paused:
+        while self._writing_paused:
+            before = transport.get_write_buffer_size()
             self._drained = self._loop.create_future()
             try:
                 async with asyncio.timeout(timeout):
                     await self._drained
             except TimeoutError:
-                raise AssociationTimeout(f"the peer has not taken what was sent for {timeout:g} s") from None
+                if transport.get_write_buffer_size() == before:  # else the peer is slow, but it takes
+                    raise AssociationTimeout(f"the peer has taken nothing of what was sent for {timeout:g} s") from None
             finally:
                 self._drained = None
             if not self.is_open:
@@ -233,6 +270,7 @@ class Connection(asyncio.BufferedProtocol):
             self._reading_paused.discard(reason)
             if not self._reading_paused and self.is_open:
                 cast(asyncio.Transport, self._transport).resume_reading()
+                self.last_received = self._loop.time()  # the silence until now was not the peer's
 
     def wake_at(self, when: float) -> None:
         """Have the deadlines looked at, then or earlier."""
@@ -263,6 +301,13 @@ class Connection(asyncio.BufferedProtocol):
             self.flush()
 
     def _on_timer(self) -> None:
+        try:
+            self._see_to_deadlines()
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("= closing a connection after an error of our own")
+            self.kill()
+
+    def _see_to_deadlines(self) -> None:
         self._timer = None
         now = self._loop.time()
         if self.upper_layer.deadline is not None and now >= self.upper_layer.deadline:
@@ -274,6 +319,8 @@ class Connection(asyncio.BufferedProtocol):
         if when is not None:
             self.wake_at(when)
         self.flush()
+        if self.upper_layer.deadline is not None and not self._closing:
+            self.wake_at(self.upper_layer.deadline)  # ARTIM was started again since the timer was set
 
     def _write(self, data: bytes) -> None:
         self.writes += 1
@@ -296,8 +343,3 @@ class Connection(asyncio.BufferedProtocol):
 
 _CLOSE_TIMEOUT = 5.0
 """Seconds for a closing connection to get its last bytes out."""
-
-
-def _log_end(indicated: Indicated) -> None:
-    if indicated.what is Indication.PROVIDER_ABORT and isinstance(indicated.about, ProtocolError):
-        _log.warning("> A-ABORT: %s", indicated.about)

@@ -401,6 +401,8 @@ class UpperLayer:
 
     def aa_1(self) -> State:
         """Send A-ABORT PDU (service-user source) and start (or restart if already started) ARTIM timer."""
+        if self.state is State.STA2 and self.error is None:
+            self.error = ProtocolError("the first PDU is not an association request", AbortReason.UNEXPECTED_PDU)
         self._send(Abort(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED))
         self._start_artim()
         return State.STA13
@@ -441,11 +443,10 @@ class UpperLayer:
     def aa_8(self) -> State:
         """Send A-ABORT PDU (service-provider source), issue an A-P-ABORT indication, and start ARTIM timer."""
         reason = self._abort_reason()
+        if self.error is None:
+            self.error = ProtocolError(f"unexpected PDU in {self.state.name}: {self.state.value}", reason)
         self._send(Abort(AbortSource.SERVICE_PROVIDER, reason))
-        self._indicate(
-            Indication.PROVIDER_ABORT,
-            self.error or ProtocolError(f"unexpected PDU in {self.state.name}: {self.state.value}", reason),
-        )
+        self._indicate(Indication.PROVIDER_ABORT, self.error)
         self._start_artim()
         return State.STA13
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 
 import pytest
 from raw_peer import (
@@ -14,6 +15,7 @@ from raw_peer import (
     pdv,
     raw_client,
     raw_server,
+    request,
     response,
     store_request,
 )
@@ -359,17 +361,36 @@ async def test_a_response_is_the_value_of_the_call_with_the_peers_comment():
     assert status.is_failure
 
 
-async def test_a_response_with_a_stale_message_id_is_taken_when_one_request_is_outstanding(caplog):
+async def test_an_echo_that_is_answered_with_a_stale_message_id_is_answered(caplog):
+    async def script(peer):
+        await accept(peer)
+        await peer.receive()
+        peer.send(response(CommandField.C_ECHO_RSP, 77))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port) as association:
+        assert await association.c_echo() == Status.SUCCESS
+    assert "77" in caplog.text
+
+
+async def test_a_second_answer_to_an_earlier_store_is_not_taken_for_the_next():
     async def script(peer):
         await accept(peer)
         await peer.receive()
         await peer.receive()
-        peer.send(response(CommandField.C_STORE_RSP, 77))
+        peer.send(response(CommandField.C_STORE_RSP, 1))
+        await peer.receive()
+        peer.send(response(CommandField.C_STORE_RSP, 1))
+        await peer.receive()
+        peer.send(response(CommandField.C_STORE_RSP, 2, 0xA700))
         await peer.receive()
         peer.send(ReleaseRP())
 
-    assert await store_at(script, instance(100)) == Status.SUCCESS
-    assert "77" in caplog.text
+    async with raw_server(script) as port:
+        async with asyncdicom.connect("127.0.0.1", port, contexts=[asyncdicom.Context(CT)]) as association:
+            assert await association.c_store(instance(100)) == Status.SUCCESS
+            assert await association.c_store(instance(100)) == Status.OUT_OF_RESOURCES
 
 
 async def test_a_response_of_another_kind_is_a_protocol_error():
@@ -540,11 +561,152 @@ async def test_a_file_that_cannot_be_read_is_an_error_before_anything_is_sent(tm
             assert await association.c_store(instance(100)) == Status.SUCCESS
 
 
-async def test_a_file_that_shrinks_while_it_is_sent_aborts(tmp_path):
-    path = tmp_path / "short.dcm"
-    path.write_bytes(data_set(1000))
+async def test_a_file_that_has_changed_is_not_sent_and_the_association_lives_on(tmp_path):
+    path = tmp_path / "file.dcm"
+    path.write_bytes(asyncdicom.FileMeta(CT, "1.2.3.4", "1.2.840.10008.1.2.1").encode() + data_set(1000))
+    looked_at = asyncdicom.read_instance(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(0, 0))
     async with serving(keep_nothing) as server:
         async with asyncdicom.connect("127.0.0.1", server.port, contexts=[asyncdicom.Context(CT)]) as association:
-            with pytest.raises(asyncdicom.FileFormatError, match="shorter"):
-                await association.c_store(instance(1_000_000)._replace(path=str(path), data=b""))
-            await association.abort()
+            with pytest.raises(asyncdicom.FileFormatError, match="changed"):
+                await association.c_store(looked_at)
+            assert await association.c_store(instance(100)) == Status.SUCCESS
+
+
+async def test_an_instance_without_a_data_set_is_refused_at_once():
+    async with serving(keep_nothing) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[asyncdicom.Context(CT)]) as association:
+            with pytest.raises(asyncdicom.FileFormatError, match="without a data set"):
+                await association.c_store(asyncdicom.Instance(CT, "1.2", "1.2.840.10008.1.2.1"))
+
+
+@pytest.mark.parametrize("how", ["raises", "refuses after the head", "ignores"])
+async def test_a_handler_that_leaves_complete_data_sets_unread_can_go_on_for_ever(how):
+    async def handler(request):
+        while not request.data_set.is_complete:
+            await asyncio.sleep(0)
+        if how == "raises":
+            raise asyncdicom.DataSetError("not wanted")
+        if how == "refuses after the head":
+            await request.data_set.head((0x0020000D,))
+        return Status.DUPLICATE_SOP_INSTANCE
+
+    async with serving(handler) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[asyncdicom.Context(CT)]) as association:
+            for _ in range(60):
+                assert (await association.c_store(instance(40_000))).is_failure
+        assert server._pool.held == 0
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        (request(), Abort(0, 0)),
+        (request(), echo_request()),
+        (request(), ReleaseRQ()),
+        (request(), ReleaseRQ(), Abort(0, 0)),
+        (request(), b"GET / HTTP/1.1"),
+    ],
+    ids=["request, abort", "request, data", "request, release", "request, release, abort", "request, HTTP"],
+)
+async def test_several_pdus_in_one_segment_end_the_association_and_nothing_else(segment, caplog):
+    async with serving() as server:
+        async with raw_client(server.port) as peer:
+            peer.send(b"".join(each if isinstance(each, bytes) else each.encode() for each in segment))
+            await peer.receive()
+            await peer.close()
+        await settle(lambda: not server.associations and not server._pending)
+    assert "error of our own" not in caplog.text
+
+
+@pytest.mark.parametrize("before", [pdv(99, 3, b"xx"), store_request() + pdv(3, 0, b"ab")], ids=["error", "half"])
+async def test_a_release_behind_what_is_wrong_or_unfinished_is_an_abort(before, caplog):
+    async with serving(keep_nothing) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        peer.send(before + ReleaseRQ().encode())
+        assert isinstance(await peer.receive(), Abort)
+    assert "error of our own" not in caplog.text
+
+
+async def test_a_request_with_an_element_that_its_response_cannot_have_is_answered():
+    command = b"\0\0\2\0\x12\0\0\x001.2.840.10008.1.1\0" + b"\0\0\0\1\2\0\0\0\x30\0" + b"\0\0\x10\1\2\0\0\0\1\0"
+    command += b"\0\0\0\x08\2\0\0\0\1\1" + b"\0\0\0\x10\4\0\0\x001.2\0"
+    async with serving() as server, raw_client(server.port) as peer:
+        await peer.associate()
+        peer.send(pdv(1, 3, command))
+        assert (await peer.receive_command()).status == Status.SUCCESS
+
+
+async def test_half_a_pdu_header_is_held_to_the_dimse_timeout():
+    async with serving(timeouts=Timeouts(dimse=0.02)) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        peer.send(b"\4\0\0")
+        assert await peer.receive() == Abort(0, 0)
+
+
+async def test_a_peer_that_reads_no_responses_is_aborted_although_it_owes_the_rest_of_a_message():
+    async with serving(timeouts=Timeouts(dimse=0.5, acse=0.05)) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        (association,) = server.associations
+        peer.writer.transport.pause_reading()
+        async with asyncio.timeout(DEADLINE):
+            while server.associations:
+                if not association.connection.is_reading_paused and not peer.writer.is_closing():
+                    peer.writer.write(echo_request() * 1000)
+                await asyncio.sleep(0)
+        assert "read its responses" in str(await association.wait_closed())
+
+
+async def test_a_server_that_releases_lets_its_handler_answer_first():
+    go_on = asyncio.Event()
+
+    async def handler(store):
+        await go_on.wait()
+        return Status.SUCCESS
+
+    async with serving(handler) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        peer.send(store_request(), pdv(3, 2, b"ab"))
+        await settle(lambda: server.associations[0]._handler is not None)
+        releasing = asyncio.ensure_future(server.associations[0].release())
+        await asyncio.sleep(0)
+        go_on.set()
+        assert [type(await peer.receive()) for _ in range(2)] == [PDataTF, ReleaseRQ]
+        peer.send(ReleaseRP())
+        await releasing
+
+
+async def test_a_user_learns_that_the_association_is_being_released():
+    async def script(peer):
+        await accept(peer)
+        assert await peer.receive() == ReleaseRQ()
+        while association.is_established:
+            await asyncio.sleep(0)
+        with pytest.raises(asyncdicom.AssociationReleased):
+            await association.c_echo()
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port:
+        association = await asyncdicom.connect("127.0.0.1", port, timeouts=Timeouts(idle=0.02))
+        await association.wait_closed()
+
+
+async def test_sending_much_lets_others_have_the_loop(tmp_path):
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(20_000_000))
+    async with serving(keep_nothing) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[asyncdicom.Context(CT)]) as association:
+            counting = asyncio.ensure_future(count())
+            big = instance(100)._replace(path=str(path), length=20_000_000, data=b"")
+            assert await association.c_store(big) == Status.SUCCESS
+            counting.cancel()
+    assert turns >= 30

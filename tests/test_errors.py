@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from asyncdicom import errors
@@ -105,3 +107,9 @@ def test_a_protocol_error_carries_the_reason_of_its_abort():
 def test_a_timeout_is_an_association_error_and_a_timeout_error():
     assert issubclass(AssociationTimeout, AssociationError)
     assert issubclass(AssociationTimeout, TimeoutError)
+
+
+@pytest.mark.parametrize("error", [AssociationRejected(1, 2, 1), AssociationAborted(2, 6, by_peer=False, detail="why")])
+def test_errors_go_to_other_processes_whole(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), vars(again)) == (str(error), vars(error))

@@ -88,6 +88,18 @@ async def test_a_command_that_has_no_room_in_front_goes_first(tmp_path):
 async def test_a_file_that_has_become_shorter_is_an_error(preadv, tmp_path, monkeypatch):
     if not preadv:
         monkeypatch.delattr(os, "preadv", raising=False)
-    instance = a_file(tmp_path, bytes(1000))._replace(length=2000)
+    instance = a_file(tmp_path, bytes(2_000_000))
+
+    class Shrinking(Wire):
+        async def write_and_drain(self, buffers, timeout):
+            os.truncate(instance.path, 1000)
+
     with pytest.raises(FileFormatError, match="shorter"):
-        await FileSender(Wire(), 16378).send(1, b"", instance, 1.0)
+        await FileSender(Shrinking(), 16378).send(1, b"", instance, 1.0)
+
+
+async def test_a_file_of_another_length_than_it_had_is_not_sent(tmp_path):
+    wire = Wire()
+    with pytest.raises(FileFormatError, match="changed"):
+        await FileSender(wire, 16378).send(1, b"", a_file(tmp_path, bytes(1000))._replace(length=2000), 1.0)
+    assert wire.writes == 0

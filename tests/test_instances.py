@@ -1,6 +1,7 @@
 """Files and data sets to be sent: what is read of them, which contexts they take, how they are converted."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,21 @@ def test_every_file_of_the_test_data_is_in_a_registered_syntax():
         except asyncdicom.FileFormatError:
             continue
     assert len(found & TRANSFER_SYNTAXES.keys()) > 10
+
+
+def test_a_data_set_that_is_converted_is_not_changed_for_its_owner():
+    theirs = pydicom.dcmread(shipped("MR_small_bigendian.dcm"))
+    before = theirs.PixelData
+    once = convert(theirs, [EXPLICIT], decompress=False)
+    assert convert(theirs, [EXPLICIT], decompress=False) == once
+    assert theirs.PixelData == before
+    compressed = pydicom.dcmread(shipped("MR_small_RLE.dcm"))
+    convert(compressed, [EXPLICIT], decompress=True)
+    assert compressed.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.5"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(asyncdicom.FileFormatError, match="regular"):
+        asyncdicom.read_instance(tmp_path / "pipe")

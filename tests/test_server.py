@@ -395,3 +395,61 @@ async def test_only_verification_is_supported_without_a_handler():
     async with serving() as server:
         answer = await answer_to(server, request(VERIFICATION, CT))
     assert [each.result for each in answer.presentation_contexts] == [0, 3]
+
+
+async def test_two_that_close_are_both_done_when_the_last_association_is_gone():
+    server = await serving(drop)
+    async with raw_client(server.port) as peer:
+        await peer.associate()
+        closing = [asyncio.ensure_future(server.close(drain=DEADLINE)) for _ in range(2)]
+        await asyncio.sleep(0)
+        peer.send(ReleaseRQ())
+        await peer.receive()
+        await peer.close()
+        async with asyncio.timeout(DEADLINE / 2):
+            await asyncio.gather(*closing)
+
+
+async def test_closing_waits_for_handlers_to_clean_up():
+    steps = []
+
+    async def handler(store_request):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            steps.append("cleaned up")
+
+    server = await serving(handler)
+    async with raw_client(server.port) as peer:
+        await peer.associate()
+        peer.send(store_request(), pdv(3, 2, b"ab"))
+        await settle(lambda: server.associations[0]._handler is not None)
+        await server.close(drain=0)
+    assert steps == ["cleaned up"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"), [(b"GET / HTTP/1.1\r\n", "HTTP"), (b"\x16\x03\x01\x02\0\x01\0\x01\xfc", "TLS")]
+)
+async def test_who_speaks_another_protocol_is_named_in_the_log(sent, words, caplog):
+    async with serving(drop) as server, raw_client(server.port) as peer:
+        peer.send(sent)
+        await peer.receive()
+    assert words in caplog.text
+
+
+async def test_text_from_a_peer_cannot_make_lines_of_its_own_in_the_log(caplog):
+    pdu = bytearray(request().encode())
+    pdu[26:42] = b"A\n2026 ERROR x  "
+    async with serving(drop, calling_ae_titles="FRIEND") as server:
+        caplog.set_level("DEBUG")
+        assert await answer_to(server, bytes(pdu)) == AssociateRJ(1, 1, 3)
+    assert "\n" not in "".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("lengths", [{"max_pdu_length": 1 << 32}, {"max_pdu_length": 5}, {"max_send_pdu_length": 0}])
+async def test_lengths_that_cannot_be_are_refused_at_once(lengths):
+    with pytest.raises(ValueError, match="PDU"):
+        await serving(drop, **lengths)
