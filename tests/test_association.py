@@ -298,7 +298,7 @@ async def test_a_message_that_stops_in_the_middle_is_aborted():
 
 
 async def test_a_peer_that_never_answers_our_release_is_aborted():
-    timeouts = Timeouts(idle=0.02, acse=0.02)
+    timeouts = Timeouts(idle=0.02, acse=0.5)
     async with serving(timeouts=timeouts) as server, raw_client(server.port) as peer:
         await peer.associate()
         assert await peer.receive() == ReleaseRQ()
@@ -423,7 +423,7 @@ async def test_a_peer_that_takes_nothing_is_aborted_in_time():
         await asyncio.Event().wait()
 
     with pytest.raises(asyncdicom.AssociationTimeout, match="taken"):
-        await store_at(script, instance(20_000_000), timeouts=Timeouts(dimse=0.05, acse=0.05))
+        await store_at(script, instance(20_000_000), timeouts=Timeouts(dimse=0.05, acse=0.5))
 
 
 async def test_calls_of_several_tasks_go_out_one_after_the_other():
@@ -646,7 +646,7 @@ async def test_half_a_pdu_header_is_held_to_the_dimse_timeout():
 
 
 async def test_a_peer_that_reads_no_responses_is_aborted_although_it_owes_the_rest_of_a_message():
-    async with serving(timeouts=Timeouts(dimse=0.5, acse=0.05)) as server, raw_client(server.port) as peer:
+    async with serving(timeouts=Timeouts(dimse=0.5, acse=0.5)) as server, raw_client(server.port) as peer:
         await peer.associate()
         (association,) = server.associations
         peer.writer.transport.pause_reading()

@@ -182,7 +182,7 @@ async def test_artim_is_one_deadline_over_the_whole_request(sent):
     ids=["a request above 1 MiB", "4 GiB announced", "HTTP", "TLS", "a long release", "a release", "data"],
 )
 async def test_what_is_no_request_is_aborted_from_its_header_and_closed(sent, expected):
-    async with serving(drop, timeouts=Timeouts(acse=0.05)) as server, raw_client(server.port) as peer:
+    async with serving(drop, timeouts=Timeouts(acse=0.5)) as server, raw_client(server.port) as peer:
         peer.send(sent)
         assert await peer.receive_all() == [expected]
 
@@ -190,7 +190,7 @@ async def test_what_is_no_request_is_aborted_from_its_header_and_closed(sent, ex
 @pytest.mark.parametrize("how", ["rejected", "released", "aborted"])
 async def test_a_peer_that_does_not_close_after_the_end_is_closed(how):
     titles = {"ae_title": "OTHER"} if how == "rejected" else {}
-    async with serving(drop, timeouts=Timeouts(acse=0.05), **titles) as server, raw_client(server.port) as peer:
+    async with serving(drop, timeouts=Timeouts(acse=0.5), **titles) as server, raw_client(server.port) as peer:
         peer.send(request())
         await peer.receive()
         if how == "released":

@@ -66,7 +66,7 @@ async def test_memory_that_was_written_may_be_used_again_after_draining():
 
 async def test_writing_to_a_closed_connection_is_an_error():
     async with raw_server(echo_once) as port:
-        association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.05))
+        association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.5))
         await association.abort()
         with pytest.raises(AssociationLost):
             await association.connection.write_and_drain([b"ab"], 1)
@@ -106,7 +106,7 @@ async def test_an_abort_gets_out_and_the_connection_is_closed_although_the_peer_
         seen.extend(await peer.receive_all())
 
     async with raw_server(script) as port:
-        association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.05))
+        association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.5))
         await association.abort()
         async with asyncio.timeout(DEADLINE):
             while not seen:
