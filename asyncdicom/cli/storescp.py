@@ -393,7 +393,7 @@ class _Receiver:
         """The C-STORE handler."""
         try:
             if self.options.abort == "during":
-                self._abort(request)
+                await self._abort(request)
             if self.options.sleep_during:
                 await asyncio.sleep(self.options.sleep_during)
             path = "" if self.options.ignore else str(await self._save(request))
@@ -417,7 +417,7 @@ class _Receiver:
         if self.options.verbose and self.options.verbose_contexts:
             log.info("context %d, %s", request.context.id, name_of(request.transfer_syntax_uid))
         if self.options.abort == "after":
-            self._abort(request)
+            await self._abort(request)
         if self.options.sleep_after:
             await asyncio.sleep(self.options.sleep_after)
         return Status.SUCCESS
@@ -430,11 +430,12 @@ class _Receiver:
         await request.data_set.save_as(path, sync=self.options.sync)
         return path
 
-    def _abort(self, request: CStoreRequest) -> None:
-        """Abort the association in a task of its own, as the handler's is cancelled by it."""
+    async def _abort(self, request: CStoreRequest) -> None:
+        """Abort the association in a task of its own, as the handler's is cancelled by it: this does not return."""
         task = asyncio.ensure_future(request.association.abort())
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
+        await asyncio.wait((task,))
 
     async def wait_for_aborts(self) -> None:
         """Wait until the aborts that were begun are done."""
