@@ -1,6 +1,7 @@
 """The command-line tools as processes, and files for them to send."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,10 +27,14 @@ def run(*words, **options):
 
 
 def start(*words):
-    """A tool that goes on running."""
-    return subprocess.Popen(
-        [*COMMAND, *map(str, words)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    """A tool that goes on running, and hears Ctrl-C: where the tests run in the background, children ignore it."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored would be inherited
+    try:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, words)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 def wait_until(condition):
