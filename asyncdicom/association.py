@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import logging
 import math
 import os
@@ -298,7 +299,8 @@ class Association:
                     instance = Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
                 return context, instance
         if not contexts:
-            raise NoAcceptedContext(f"the peer accepted no presentation context for {name_of(sop_class)}")
+            message = f"no presentation context for {name_of(sop_class)} was proposed and accepted"
+            raise NoAcceptedContext(f"{message}; connect(contexts=contexts_for(...)) proposes what instances need")
         accepted = {context.transfer_syntax: context for context in contexts}
         syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
         return accepted[syntax], Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
@@ -581,7 +583,10 @@ class Association:
     async def _call(self, request: CStoreRequest) -> Status:
         assert self._c_store is not None
         try:
-            status = await self._c_store(request)
+            answer = self._c_store(request)
+            if not inspect.isawaitable(answer):
+                raise TypeError("the C-STORE handler must be a coroutine function (async def)")
+            status = await answer
             if isinstance(status, int):
                 return status if isinstance(status, Status) else Status(status)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered

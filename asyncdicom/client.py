@@ -23,7 +23,7 @@ from .pdu import (
     check_ae_title,
     check_pdu_lengths,
 )
-from .presentation import Context, established_contexts, propose_contexts, proposed_roles
+from .presentation import as_contexts, established_contexts, propose_contexts, proposed_roles
 from .receive_buffer import SlabPool
 from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
 from .upper_layer import Indication, UpperLayer
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
+    from .presentation import Context
     from .upper_layer import Indicated
 
 __all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
@@ -49,6 +50,17 @@ class connect:  # noqa: N801 - it is called like a function
 
     As an asynchronous context manager it releases the association at the end of the block, and aborts it when the block
     ends with an exception; awaited, it gives the :class:`~asyncdicom.association.Association`, to be released by hand.
+
+    Nothing is done before it is awaited or entered.
+
+    ``contexts`` are the presentation contexts to propose, at most 128; a SOP class UID stands for itself with the
+    default transfer syntaxes. ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is
+    the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
+    bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
+
+    Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
+    LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected,
+    AssociationAborted, AssociationTimeout or NoConnection; cancellation closes what was opened.
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class connect:  # noqa: N801 - it is called like a function
         *,
         called_ae_title: str = "ANY-SCP",
         calling_ae_title: str = "ASYNCDICOM",
-        contexts: Iterable[Context | str] = (VERIFICATION,),
+        contexts: str | Context | Iterable[Context | str] = (VERIFICATION,),
         ssl: ssl_module.SSLContext | bool | None = None,
         server_hostname: str | None = None,
         user_identity: UserIdentity | None = None,
@@ -69,23 +81,12 @@ class connect:  # noqa: N801 - it is called like a function
         implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
         implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
     ) -> None:
-        """Prepare a request; nothing is done before it is awaited or entered.
-
-        ``contexts`` are the presentation contexts to propose, at most 128; a SOP class UID stands for itself with the
-        default transfer syntaxes. ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is
-        the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
-        bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
-
-        Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
-        LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected,
-        AssociationAborted, AssociationTimeout or NoConnection; cancellation closes what was opened.
-        """
         self._host = host
         self._port = port
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._called = check_ae_title(called_ae_title)
         self._calling = check_ae_title(calling_ae_title)
-        offered = [Context(each) if isinstance(each, str) else each for each in contexts]
+        offered = as_contexts(contexts)
         self._proposed = propose_contexts(offered)
         self._roles = proposed_roles(offered)
         self._ssl = ssl

@@ -85,6 +85,8 @@ def scan(head: bytes | memoryview, syntax: TransferSyntax, wanted: Collection[in
     Sequences are walked through without recursion. Raises DataSetError for nesting beyond 64 or an element that
     cannot be one.
     """
+    if not all(isinstance(tag, int) for tag in wanted):
+        raise TypeError(f"tags are integers, group and element in one (0x00080060), got {wanted!r}")
     order = "<" if syntax.little_endian else ">"
     tag_format, short_format, long_format = (
         struct.Struct(order + "HH"),

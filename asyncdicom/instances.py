@@ -129,13 +129,16 @@ def _text(value: bytes | None) -> str:
     return value.decode("latin-1").strip("\0 ") if value else ""
 
 
-def contexts_for(instances: Iterable[Instance], *, only_required: bool = False) -> list[Context]:
-    """The presentation contexts that sending these instances takes.
+def contexts_for(
+    instances: Instance | Iterable[Instance | str | os.PathLike[str] | Dataset], *, only_required: bool = False
+) -> list[Context]:
+    """The presentation contexts that sending these instances, files or pydicom data sets takes.
 
     Each transfer syntax has a context of its own, so that a receiver that takes it cannot choose another one; beside
     it, unless ``only_required``, stand the default syntaxes (PS3.5 10.1), to which uncompressed data can be converted.
     """
-    pairs = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances)
+    several = [instances] if isinstance(instances, Instance) else instances
+    pairs = dict.fromkeys(_class_and_syntax(each) for each in several)
     contexts = [Context(sop_class, (syntax,)) for sop_class, syntax in pairs]
     if not only_required:
         for sop_class in dict.fromkeys(sop_class for sop_class, _ in pairs):
@@ -143,6 +146,15 @@ def contexts_for(instances: Iterable[Instance], *, only_required: bool = False) 
             if others:
                 contexts.append(Context(sop_class, others))
     return contexts
+
+
+def _class_and_syntax(instance: Instance | str | os.PathLike[str] | Dataset) -> tuple[str, str]:
+    if isinstance(instance, (str, os.PathLike)):
+        instance = read_instance(instance)
+    if isinstance(instance, Instance):
+        return instance.sop_class_uid, instance.transfer_syntax_uid
+    sop_class, _, syntax = describe_data_set(instance)
+    return sop_class, syntax
 
 
 def split_by_contexts(
@@ -196,6 +208,8 @@ def _inflate(data: bytes, limit: int) -> bytes:
 
 def describe_data_set(data_set: Dataset) -> tuple[str, str, str]:
     """SOP class, SOP instance and transfer syntax UID of a pydicom data set. Raises FileFormatError if it lacks one."""
+    if not hasattr(data_set, "original_encoding"):
+        raise TypeError(f"a path, an Instance or a pydicom Dataset can be sent, not {type(data_set).__name__}")
     sop_class, sop_instance = data_set.get("SOPClassUID"), data_set.get("SOPInstanceUID")
     if not sop_class or not sop_instance:
         raise FileFormatError("the data set needs a SOP Class UID and a SOP Instance UID to be sent")

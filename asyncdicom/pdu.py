@@ -556,6 +556,8 @@ def check_ae_title(title: str) -> str:
     Raises ValueError unless it then has 1 to 16 characters of the default repertoire without backslash and control
     characters (PS3.8 9.3.2, PS3.5 6.2).
     """
+    if not isinstance(title, str):
+        raise TypeError(f"an AE title is a str, got {title!r}")
     stripped = title.strip(" ")
     if not 0 < len(stripped) <= _AE_TITLE_LENGTH:
         raise ValueError(f"AE title {title!r} has {len(stripped)} characters, 1 to {_AE_TITLE_LENGTH} are allowed")

@@ -35,6 +35,7 @@ __all__ = [
     "Result",
     "RoleSelection",
     "accept_contexts",
+    "as_contexts",
     "established_contexts",
     "propose_contexts",
     "proposed_roles",
@@ -179,6 +180,17 @@ def accept_contexts(
 def _choose(proposed: Sequence[str], supported: Sequence[str], *, own_first: bool) -> str | None:
     first, second = (supported, proposed) if own_first else (proposed, supported)
     return next((uid for uid in first if uid in second), None)
+
+
+def as_contexts(contexts: str | Context | Iterable[Context | str]) -> list[Context]:
+    """Contexts as users write them: a UID stands for itself with the default syntaxes, one thing for a list of it."""
+    several = [contexts] if isinstance(contexts, (str, Context)) else contexts
+    made = [Context(each) if isinstance(each, str) else each for each in several]
+    return [each._replace(transfer_syntaxes=_as_tuple(each.transfer_syntaxes)) for each in made]
+
+
+def _as_tuple(syntaxes: str | Iterable[str]) -> tuple[str, ...]:
+    return (syntaxes,) if isinstance(syntaxes, str) else tuple(syntaxes)
 
 
 def propose_contexts(contexts: Sequence[Context]) -> tuple[ProposedContext, ...]:

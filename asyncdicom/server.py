@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from .association import Association, Timeouts
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
-from .errors import AssociationAborted, LocalProtocolError
+from .errors import AssociationAborted, LocalProtocolError, describe_rejection
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
     AcceptancePolicy,
     Context,
     accept_contexts,
+    as_contexts,
 )
 from .receive_buffer import SlabPool
 from .uids import (
@@ -198,9 +199,8 @@ class Server:
         user = request.user_information
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
-            _log.info(
-                "> A-ASSOCIATE-RJ to %r (%s): %s", association.calling_ae_title, association.peer_address, rejection
-            )
+            words = describe_rejection(rejection.result, rejection.source, rejection.reason)
+            _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
             upper_layer.reject(rejection, now)
         else:
             answer = AssociateAC(
@@ -263,6 +263,19 @@ class serve:  # noqa: N801 - it is called like a function
 
     As an asynchronous context manager it closes the server at the end of the block: with time for running associations
     to end, or at once when the block ends with an exception. Awaited, it gives the :class:`Server`.
+
+    It listens once it is awaited or entered.
+
+    ``ae_title`` is the title, or the titles, by which it may be called, None for any; ``calling_ae_titles`` are
+    those who may call, None for anybody. ``c_store`` is the coroutine that handles a C-STORE; C-ECHO needs none.
+
+    ``contexts`` are the supported presentation contexts; by default Verification, and with a C-STORE handler every
+    storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no registry too, private
+    ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax is chosen by the
+    requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is accepted all
+    the same unless ``require_context``.
+
+    ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
     """
 
     def __init__(
@@ -273,7 +286,7 @@ class serve:  # noqa: N801 - it is called like a function
         ae_title: str | Collection[str] | None = None,
         calling_ae_titles: str | Collection[str] | None = None,
         c_store: CStoreHandler | None = None,
-        contexts: Iterable[Context | str] | None = None,
+        contexts: str | Context | Iterable[Context | str] | None = None,
         any_storage: bool | Iterable[str] = False,
         prefer_own_syntax: bool = False,
         require_context: bool = False,
@@ -284,20 +297,7 @@ class serve:  # noqa: N801 - it is called like a function
         max_send_pdu_length: int = DEFAULT_MAX_SEND_PDU_LENGTH,
         reuse_port: bool | None = None,
     ) -> None:
-        """Prepare a server; it listens once it is awaited or entered.
-
-        ``ae_title`` is the title, or the titles, by which it may be called, None for any; ``calling_ae_titles`` are
-        those who may call, None for anybody. ``c_store`` is the coroutine that handles a C-STORE; C-ECHO needs none.
-
-        ``contexts`` are the supported presentation contexts; by default Verification, and with a C-STORE handler every
-        storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no registry too, private
-        ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax is chosen by the
-        requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is accepted all
-        the same unless ``require_context``.
-
-        ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
-        """
-        supported = [Context(each) if isinstance(each, str) else each for each in contexts or ()]
+        supported = as_contexts(contexts or ())
         if contexts is None:
             supported = [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
         self._host = host

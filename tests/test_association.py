@@ -710,3 +710,10 @@ async def test_sending_much_lets_others_have_the_loop(tmp_path):
             assert await association.c_store(big) == Status.SUCCESS
             counting.cancel()
     assert turns >= 30
+
+
+async def test_a_handler_that_is_no_coroutine_function_is_named_in_the_log(caplog):
+    async with serving(lambda request: Status.SUCCESS) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=asyncdicom.Context(CT)) as association:
+            assert (await association.c_store(instance(100))).is_failure
+    assert "async def" in caplog.text

@@ -342,13 +342,25 @@ def test_files_that_were_tried_are_renamed_when_asked_for(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_an_interrupted_sender_says_what_it_has_done(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sender_says_what_it_has_done(number, tmp_path):
     with Receiver(tmp_path / "received", "--sleep-after", 1000, "--drain", 0) as receiver:
-        store = start("storescu", *receiver.peer, write_instances(tmp_path / "sent", 2))
+        store = start("storescu", *receiver.peer, "--json", write_instances(tmp_path / "sent", 2))
         wait_until(receiver.files)
-        store.send_signal(signal.SIGINT)
+        store.send_signal(number)
         out, errors = store.communicate(timeout=DEADLINE)
-    assert (store.returncode, out.split(";")[0], errors) == (130, "0 sent", "")
+    summary = json.loads(out)
+    assert (store.returncode, summary["exit_code"], summary["sent"]) == (130, 130, 0)
+    assert (summary["error"], summary["not_sent"] + len(summary["failed"])) == ("interrupted", 2)
+    assert "interrupted" in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_closed_standard_streams_do_no_harm(closed, loop, receiver):
+    command = f"{sys.executable} -m asyncdicom echoscu --loop {loop} {receiver.peer[0]} {receiver.peer[1]} {closed}"
+    assert subprocess.run(command, shell=True, env=ENVIRONMENT, check=False).returncode == 0
 
 
 def test_a_broken_pipe_ends_quietly(receiver, tmp_path):
@@ -356,7 +368,7 @@ def test_a_broken_pipe_ends_quietly(receiver, tmp_path):
     store.stdout.close()
     errors = store.stderr.read()
     store.stderr.close()
-    assert (store.wait(DEADLINE), errors) == (1, "")
+    assert (store.wait(DEADLINE), errors) == (141, "")
 
 
 # Where storescp writes

@@ -197,3 +197,16 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(asyncdicom.FileFormatError, match="regular"):
         asyncdicom.read_instance(tmp_path / "pipe")
+
+
+def test_contexts_are_for_files_and_data_sets_too():
+    path = shipped("CT_small.dcm")
+    instance = asyncdicom.read_instance(path)
+    expected = asyncdicom.contexts_for([instance])
+    for one in ([path], [str(path)], [pydicom.dcmread(path)], instance):
+        assert asyncdicom.contexts_for(one) == expected
+
+
+def test_what_cannot_be_sent_at_all_is_a_type_error_that_says_what_can():
+    with pytest.raises(TypeError, match="path, an Instance or a pydicom Dataset"):
+        describe_data_set(object())

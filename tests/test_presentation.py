@@ -15,6 +15,7 @@ from asyncdicom.presentation import (
     Result,
     RoleSelection,
     accept_contexts,
+    as_contexts,
     established_contexts,
     propose_contexts,
     proposed_roles,
@@ -300,3 +301,12 @@ def test_every_proposal_is_answered_once_and_both_sides_agree_on_what_it_means(p
         assert context.scp is theirs.scu
         # Only an acceptor that refuses the default role without having been asked knows more than its requestor.
         assert context.scu is theirs.scp or not any(role[0] == context.abstract_syntax for role in asked)
+
+
+@pytest.mark.parametrize("given", [CT, Context(CT), [CT], (Context(CT),), {CT: 1}])
+def test_contexts_may_be_one_or_several_and_uids_stand_for_themselves(given):
+    assert as_contexts(given) == [Context(CT)]
+
+
+def test_one_transfer_syntax_may_stand_for_a_list_of_it():
+    assert as_contexts(Context(CT, IMPLICIT)) == [Context(CT, (IMPLICIT,))]

@@ -35,15 +35,24 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
 
 def main(argv: Sequence[str]) -> int:
     """Run the tool that the first argument names; returns the exit code."""
+    _open_standard_streams()
     try:
         code = _dispatch(argv)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has gone; let nothing more be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 141  # as the shell says of a program that SIGPIPE has ended
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream is closed: a socket must not take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so the one that was closed
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def _dispatch(argv: Sequence[str]) -> int:

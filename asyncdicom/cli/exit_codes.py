@@ -54,6 +54,8 @@ class ExitCode(enum.IntEnum):
     """No presentation context that would do was accepted."""
     ABORTED = 70
     """The association was aborted, lost, or timed out."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C or SIGTERM; the shell's code for it."""
     INTERNAL = 99
     """An error of asyncdicom itself; not a code of DCMTK's."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import signal
 import socket
 import sys
 import traceback
@@ -398,7 +400,9 @@ def run_tool(tool: Tool, body: Callable[[Any, list[str]], Coroutine[Any, Any, in
         level = options.log_level
         set_up_logging(level)
         with asyncio.Runner(loop_factory=_loop_factory(options.loop)) as runner:
-            return int(runner.run(body(options, parsed.words)))
+            return int(runner.run(_until_terminated(body(options, parsed.words))))
+    except asyncio.CancelledError:
+        return ExitCode.INTERRUPTED
     except UsageError as error:
         to_stderr(f"asyncdicom {tool.name}: {error}", f"'asyncdicom {tool.name} --help' lists the options")
         return ExitCode.SYNTAX
@@ -411,6 +415,15 @@ def run_tool(tool: Tool, body: Callable[[Any, list[str]], Coroutine[Any, Any, in
         if level in ("debug", "trace"):
             traceback.print_exception(error)
         return failure.code
+
+
+async def _until_terminated(body: Coroutine[Any, Any, int]) -> int:
+    """Have SIGTERM end the tool as Ctrl-C does: with what it has to say in the end."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await body
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

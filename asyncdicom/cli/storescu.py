@@ -152,7 +152,11 @@ async def _store(options: StoreOptions, words: list[str]) -> int:
             shown = progress(len(instances) * options.repeat, size, quiet=options.quiet, lines_only=lines_only)
             with shown as bar:
                 await _Sender(peer, options, summary, bar).send(instances)
-    finally:  # also when it is interrupted: what was sent was sent
+    except asyncio.CancelledError:  # what was sent was sent
+        summary.fail(Failure(ExitCode.INTERRUPTED, "interrupted"))
+        summary.not_sent = max(0, len(instances) - summary.sent - len(summary.failed))
+        raise
+    finally:
         summary.seconds = time.perf_counter() - start
         _report(options, summary)
     return summary.exit_code
