@@ -132,7 +132,8 @@ class Connection(asyncio.BufferedProtocol):
         # A sender with Nagle's algorithm on keeps back the rest of what it has begun until this end acknowledges, which
         # the kernel delays by 40 ms: DCMTK and pynetdicom, as requestors and acceptors. Linux forgets the option.
         if self._quick_ack is not None and nbytes < _WHOLE_MESSAGE and self.is_open:
-            self._quick_ack()
+            with contextlib.suppress(OSError):  # the peer has reset the connection
+                self._quick_ack()
 
     def eof_received(self) -> bool:
         """Close this half too: an association needs both."""
