@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from .association import Association, Timeouts, _finite
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from .upper_layer import Indicated
 
 __all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
+
+_log = logging.getLogger("asyncdicom")
 
 DEFAULT_MAX_PDU_LENGTH = 131072
 """What this side announces. Longer PDUs cost it no memory; 128 KiB is the most that DCMTK's senders make of it."""
@@ -152,6 +155,7 @@ class connect:  # noqa: N801 - it is called like a function
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association.connection.peer_address()
+        _log.debug("> %s", self._request)
         upper_layer.transport_opened(loop.time(), self._request)
         association.connection.flush()
         try:
@@ -173,6 +177,7 @@ class connect:  # noqa: N801 - it is called like a function
     def _answered(self, association: Association, indicated: Indicated) -> None:
         """A-ASSOCIATE confirmation."""
         answer = indicated.about
+        _log.debug("< %s", answer)
         if indicated.what is Indication.ASSOCIATE_REJECTED:
             assert isinstance(answer, AssociateRJ)
             association._end(AssociationRejected(answer.result, answer.source, answer.reason))

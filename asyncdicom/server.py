@@ -191,6 +191,7 @@ class Server:
         assert isinstance(request, AssociateRQ)
         if association.connection.upper_layer.state is not State.STA3:
             return  # what came behind the request has ended it already
+        _log.debug("< %s", request)
         now = association.connection.now()
         upper_layer = association.connection.upper_layer
         association.called_ae_title = request.called_ae_title
@@ -213,6 +214,7 @@ class Server:
                 ),
                 echo=request.echo,
             )
+            _log.debug("> %s", answer)
             upper_layer.accept(answer, now)
             self._pending.pop(association, None)
             self._associations[association] = None

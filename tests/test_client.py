@@ -260,3 +260,15 @@ async def test_tls_clients_that_never_shake_hands_leave_nothing_after_artim(tls_
 def test_a_request_decodes_to_what_was_encoded():
     asked = request()
     assert AssociateRQ.decode(asked.encode()[6:]) == asked
+
+
+async def test_the_dialogue_of_the_negotiation_is_in_the_debug_log_without_credentials(caplog):
+    caplog.set_level("DEBUG", "asyncdicom")
+    identity = asyncdicom.UserIdentity(2, b"user", b"secret")
+    async with asyncdicom.serve("127.0.0.1", 0) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, user_identity=identity) as association:
+            await association.c_echo()
+    lines = [record.getMessage() for record in caplog.records]
+    for begin in ("> AssociateRQ", "< AssociateRQ", "> AssociateAC", "< AssociateAC", "> Command(C-ECHO-RQ"):
+        assert any(line.startswith(begin) for line in lines)
+    assert "secret" not in "".join(lines)
