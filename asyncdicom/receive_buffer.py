@@ -20,7 +20,7 @@ from .pdu import MAX_ASSOCIATE_LENGTH, PDU, PDU_HEADER, PDV_HEADER, PduType, dec
 __all__ = ["SLAB_SIZE", "Fragment", "Lease", "ReceiveBuffer", "SlabPool"]
 
 SLAB_SIZE = 264 * 1024
-"""Bytes per read at most. A CT of 512 KiB with its headers is two reads; with 256 KiB it was three, and 16 % slower.
+"""Bytes per read at most. A CT of 512 KiB with its headers is two reads: 3,640 MB/s, with 256 KiB three and 3,301.
 64 and 128 KiB were slower too, 528 KiB no faster on one association (C sender on loopback, uvloop)."""
 
 _HEADERS = struct.Struct(">BxIIBB")

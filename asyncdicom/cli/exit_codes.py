@@ -1,7 +1,8 @@
 """How a tool ends: DCMTK's exit codes (``EXIT CODES`` in the manual pages of dcmsend, dcmrecv and echoscu).
 
-DCMTK's own storescu and storescp answer nearly everything with 1; these codes are those of dcmsend and dcmrecv, which
-do the same work. Also here: what is said of an error to whoever typed the command.
+DCMTK's own storescu and storescp answer nearly everything with 1; the numbers are those that dcmsend and dcmrecv have
+for the same work. They say more than dcmsend does: it gives 61 where there is no connection (here 60, as the list has
+it), and 22 for a file that is not there (here 20). Also here: what is said of an error to whoever typed the command.
 """
 
 from __future__ import annotations
