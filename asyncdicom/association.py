@@ -14,6 +14,7 @@ import math
 import os
 from collections import deque
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from .command import Command, CommandField, Priority, Status
@@ -46,6 +47,7 @@ from .requests import CStoreRequest
 from .transport import Connection
 from .uids import VERIFICATION, name_of
 from .upper_layer import Indication, State, UpperLayer
+from .wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -123,7 +125,7 @@ class Association:
         self._reader = MessageReader(self.contexts)
         self._is_established = False
         self._ended: AssociationError | None = None
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self.negotiated: asyncio.Future[None] = loop.create_future()
         """Done when the association is established, or never will be."""
         self.negotiated.add_done_callback(_retrieve)
@@ -147,6 +149,12 @@ class Association:
         """What to answer when the message that is being received has ended."""
         self._waiting: deque[CStoreRequest] = deque()
         self._handler: asyncio.Task[None] | None = None
+        """The task in which handlers run, one after the other, from the first request on."""
+        self._is_handling = False
+        self._next_request: Wakeup[None] | None = None
+        """For which the handlers' task waits."""
+        self._handled: asyncio.Future[None] | None = None
+        """For whoever waits until no handler runs."""
         self._held = 0
         self._release_requested = False
         self._release_due: float | None = None
@@ -223,8 +231,10 @@ class Association:
         timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
         async with self._operation:
-            while self._handler is not None and self._handler is not asyncio.current_task():
-                await asyncio.wait((self._handler,))
+            while (self._is_handling or self._waiting) and self._handler is not asyncio.current_task():
+                if self._handled is None:
+                    self._handled = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._handled)
             if self._ended is not None or not self._is_established:
                 return
             try:
@@ -403,8 +413,8 @@ class Association:
                 raise received
             else:
                 self._data_received(received)
-        if not self._reader.is_between_messages:
-            self.connection.wake_at(now + self.timeouts.dimse)
+        if self._waiting:
+            self._start_handler()
 
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
@@ -436,7 +446,7 @@ class Association:
 
     def rest_due(self, now: float) -> float | None:
         """When the rest of a message, or of a PDU, is overdue; None when none has begun."""
-        if self._reader.is_between_messages and self._upper_layer.is_between_pdus:
+        if self._reader.context_id is None and self._upper_layer.is_between_pdus:
             return None
         return now + self.timeouts.dimse
 
@@ -509,7 +519,6 @@ class Association:
             if len(self._waiting) >= _MAX_WAITING_REQUESTS:
                 raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests are waiting, one at a time was negotiated")
             self._waiting.append(request)
-            self._start_handler()
             return
         if command.has_data_set:  # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read
             self._refusal = context.id, command, status
@@ -549,50 +558,70 @@ class Association:
         waiting.set_result(command)
 
     def _data_received(self, received: DataReceived) -> None:
-        if self._incoming is not None:
-            self._incoming.feed(received.views, is_last=received.is_last)
+        if (incoming := self._incoming) is not None:
+            incoming.feed(received.views, is_last=received.is_last)
+            if self._waiting:
+                self._start_handler()
+            incoming.settle()
         if received.is_last and self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             self._respond(*refusal)
 
     def _start_handler(self) -> None:
-        if self._handler is None and self._waiting:
-            request = self._waiting.popleft()
-            self._handler = asyncio.get_running_loop().create_task(self._handle(request))
+        if self._handler is None:
+            self._handler = self._loop.create_task(self._handle_requests())
+        elif self._next_request is not None:
+            waiter, self._next_request = self._next_request, None
+            waiter.set_result(None)
+
+    async def _handle_requests(self) -> None:
+        """Run the handler for one request after the other: a task for each would take a tenth of small instances."""
+        try:
+            while self._ended is None:
+                if not self._waiting:
+                    self._handlers_done()
+                    self._next_request = Wakeup(self._loop)
+                    await self._next_request
+                    continue
+                request = self._waiting.popleft()
+                self._is_handling = True
+                try:
+                    await self._handle(request)
+                except (asyncio.CancelledError, AssociationError):
+                    self._abort_now()
+                except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
+                    _log.exception("answering a request of %r failed", request.calling_ae_title)
+                    self._abort_now()
+                finally:
+                    request.data_set.close()
+                    self._is_handling = False
+        finally:
+            self._handler = None
+            self._handlers_done()
+
+    def _handlers_done(self) -> None:
+        self._answer_release_if_done()
+        if self._handled is not None:
+            self._handled.set_result(None)
+            self._handled = None
 
     async def _handle(self, request: CStoreRequest) -> None:
-        """Run the handler for one request, and answer."""
-        try:
-            status = await self._call(request)
-            await request.data_set.drop()
-            if self._ended is None:
-                self._respond(request.context.id, request.command, status)
-        except (asyncio.CancelledError, AssociationError):
-            self._abort_now()
-        except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
-            _log.exception("answering a request of %r failed", request.calling_ae_title)
-            self._abort_now()
-        finally:
-            request.data_set.close()
-            self._handler = None
-            if self._ended is None:
-                self._last_message = self.connection.now()
-                self._start_handler()
-                self._answer_release_if_done()
-
-    async def _call(self, request: CStoreRequest) -> Status:
+        """Call the handler, and answer."""
         assert self._c_store is not None
         try:
             answer = self._c_store(request)
-            if not inspect.isawaitable(answer):
+            if type(answer) is not CoroutineType and not inspect.isawaitable(answer):
                 raise TypeError("the C-STORE handler must be a coroutine function (async def)")
             status = await answer
-            if isinstance(status, int):
-                return status if isinstance(status, Status) else Status(status)
+            if not isinstance(status, Status):
+                status = _as_status(status)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
-            return self._status_for(request, error)
-        _log.error("the C-STORE handler returned %r; return a Status", status)  # type: ignore[unreachable]
-        return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
+            status = self._status_for(request, error)
+        if not request.data_set.is_complete:
+            await request.data_set.drop()
+        if self._ended is None:
+            self._respond(request.context.id, request.command, status)
+            self._last_message = self.connection.now()
 
     def _status_for(self, request: CStoreRequest, error: Exception) -> Status:
         """What a handler's exception is answered with; raises it again when it is that the association is over."""
@@ -635,7 +664,7 @@ class Association:
             self._send_response(data)
 
     def _answer_release_if_done(self) -> None:
-        if self._release_requested and self._handler is None and not self._waiting:
+        if self._release_requested and self._ended is None and not self._is_handling and not self._waiting:
             self._release_requested = False
             self._upper_layer.respond_to_release(self.connection.now())
             self._end(AssociationReleased("the association was released by the peer"))
@@ -650,7 +679,7 @@ class Association:
             self.connection.resume_reading("data sets")
 
     def _is_busy(self) -> bool:
-        return self._handler is not None or self._operation.locked() or not self._reader.is_between_messages
+        return self._is_handling or self._operation.locked() or not self._reader.is_between_messages
 
     def _end(self, error: AssociationError) -> None:
         """The association is over; every wait ends, once."""
@@ -663,13 +692,13 @@ class Association:
             self.negotiated.set_exception(error)
         if self._response is not None and not self._response.done():
             self._response.set_exception(error)
+        if self._handler is not None:
+            self._handler.cancel()  # before its data set fails: it shall see the cancellation
         for request in self._waiting:
             request.data_set.fail(error)
         self._waiting.clear()
         if self._incoming is not None:
             self._incoming.fail(error)
-        if self._handler is not None:
-            self._handler.cancel()
         self._file_sender = None
         self.connection.resume_reading("data sets")
 
@@ -680,6 +709,14 @@ _WRITE_SIZE = 256 * 1024
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
 _MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
+
+
+def _as_status(answer: object) -> Status:
+    """What a handler returned, which may be a plain number."""
+    if isinstance(answer, int):
+        return Status(answer)
+    _log.error("the C-STORE handler returned %r; return a Status", answer)
+    return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
 
 
 def _retrieve(future: asyncio.Future[Any] | None) -> None:

@@ -12,11 +12,12 @@ import contextlib
 import os
 from collections import deque
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .elements import inflate_head, scan
 from .errors import DataSetError
 from .uids import transfer_syntax
+from .wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -45,16 +46,22 @@ _ENTRY_COST, _VIEW_COST = 512, 200
 """Bytes that an entry, and each view in it, takes beside the bytes of the data set."""
 
 
-class _Kept(NamedTuple):
-    """What came in one read and waits for a consumer."""
+class _Entry:
+    """What came in one read, until the consumer is done with it."""
 
-    lease: Lease | None
-    """Of the slab that the views show; None if they show a copy."""
-    size: int
-    """Bytes of the data set."""
-    charge: int
-    """Bytes of memory that it holds."""
-    views: list[memoryview]
+    __slots__ = ("charge", "is_in_hand", "is_released", "lease", "size", "views")
+
+    def __init__(self, views: list[memoryview], size: int, charge: int = 0) -> None:
+        self.views = views
+        self.size = size
+        """Bytes of the data set."""
+        self.charge = charge
+        """Bytes of memory that it holds; none while the views are only borrowed for the time of a callback."""
+        self.lease: Lease | None = None
+        """Of the slab that the views show; None if they are borrowed or show a copy."""
+        self.is_in_hand = False
+        """Whether the consumer has begun with it."""
+        self.is_released = False
 
 
 class IncomingDataSet:
@@ -68,8 +75,10 @@ class IncomingDataSet:
         self._meta = meta
         self._pool = pool
         self._held_changed = held_changed
-        self._kept: deque[_Kept] = deque()
-        self._kept_bytes = self._charge = 0
+        self._kept: deque[_Entry] = deque()
+        self._borrowed: _Entry | None = None
+        """The last one, until it is settled who has it."""
+        self._charge = 0
         self._sink: Callable[[Sequence[memoryview]], object] | None = None
         self._consumer = False
         self._dropping = False
@@ -78,7 +87,8 @@ class IncomingDataSet:
         """Why the rest will never come."""
         self._refused: BaseException | None = None
         """Why the consumer does not want the rest."""
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Wakeup[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self.received = 0
         """Bytes that have come so far."""
 
@@ -139,7 +149,7 @@ class IncomingDataSet:
         looked_at = 0
         while True:
             # Looked at again when there is twice as much: small reads would make it quadratic.
-            if self._ended or self._kept_bytes >= min(limit, 2 * looked_at):
+            if self._ended or self.received >= min(limit, 2 * looked_at):
                 head = self._join_kept()[:limit]
                 looked_at = len(head)
                 found, is_over = scan(inflate_head(head, limit) if syntax.deflated else head, syntax, tags)
@@ -179,10 +189,12 @@ class IncomingDataSet:
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         self._claim()
+        kept = self._kept
         try:
             while True:
-                while self._kept:
-                    entry = self._kept.popleft()
+                while kept:
+                    entry = kept.popleft()
+                    entry.is_in_hand = True
                     try:
                         for view in entry.views:
                             yield view
@@ -199,8 +211,12 @@ class IncomingDataSet:
     # For the association
 
     def feed(self, views: list[memoryview], *, is_last: bool) -> None:
-        """More of the data set, in views that are good until this returns."""
-        self.received += sum(map(len, views))
+        """More of the data set, in views that are good until the caller returns.
+
+        A consumer that waits has them now. What it does not take until :meth:`settle` is kept.
+        """
+        self.received += (size := sum(map(len, views)))
+        self._ended = is_last
         if self._sink is not None:
             try:
                 self._sink(views)
@@ -208,11 +224,22 @@ class IncomingDataSet:
                 self._refused = error
                 self._sink = None
                 self._dropping = True
-        elif not self._dropping:
-            self._keep(views)
-        self._ended = is_last
-        if is_last or self._kept or self._refused is not None:
-            self._wake()
+            else:
+                if not is_last:
+                    return
+        elif size and not self._dropping:
+            self._borrowed = entry = _Entry(views, size)
+            self._kept.append(entry)
+        elif not is_last:
+            return
+        self._wake()
+
+    def settle(self) -> None:
+        """To be called after :meth:`feed`: the consumer has had its chance, and the views are not good any longer."""
+        if self._borrowed is not None:
+            if not self._borrowed.is_released:
+                self._secure(self._borrowed)
+            self._borrowed = None
 
     def fail(self, error: BaseException) -> None:
         """No more will come."""
@@ -260,29 +287,25 @@ class IncomingDataSet:
         if (error := self._refused or self._lost) is not None:
             raise error
 
-    def _keep(self, views: list[memoryview]) -> None:
-        size = sum(map(len, views))
-        if not size:
-            return
+    def _secure(self, entry: _Entry) -> None:
+        """Keep what the consumer has not taken, or is still busy with."""
         # A slab is much to hold for few bytes, and so are very many views for the bytes that they show.
-        if size <= max(_COPY_LIMIT, _VIEW_COST * len(views)):
-            self._add(_Kept(None, size, size + _ENTRY_COST, [memoryview(b"".join(views))]))
+        if entry.size <= max(_COPY_LIMIT, _VIEW_COST * len(entry.views)) and not entry.is_in_hand:
+            entry.views = [memoryview(b"".join(entry.views))]
+            entry.charge = entry.size + _ENTRY_COST
         else:
-            lease = self._pool.hold()
-            self._add(_Kept(lease, size, lease.size + _VIEW_COST * len(views), views))
-
-    def _add(self, entry: _Kept) -> None:
-        self._kept.append(entry)
-        self._kept_bytes += entry.size
+            entry.lease = self._pool.hold()
+            entry.charge = entry.lease.size + _VIEW_COST * len(entry.views)
         self._charge += entry.charge
         self._held_changed(entry.charge)
 
-    def _release(self, entry: _Kept) -> None:
-        self._kept_bytes -= entry.size
-        self._charge -= entry.charge
-        if entry.lease is not None:
-            entry.lease.release()
-        self._held_changed(-entry.charge)
+    def _release(self, entry: _Entry) -> None:
+        entry.is_released = True
+        if entry.charge:
+            self._charge -= entry.charge
+            if entry.lease is not None:
+                entry.lease.release()
+            self._held_changed(-entry.charge)
 
     def _join_kept(self) -> bytes:
         """All that is kept as one copy, so that slabs are free: many small reads would hold them all."""
@@ -290,19 +313,23 @@ class IncomingDataSet:
         while self._kept:
             self._release(self._kept.popleft())
         if joined:
-            self._add(_Kept(None, len(joined), len(joined) + _ENTRY_COST, [memoryview(joined)]))
+            entry = _Entry([memoryview(joined)], len(joined), len(joined) + _ENTRY_COST)
+            self._kept.append(entry)
+            self._charge += entry.charge
+            self._held_changed(entry.charge)
         return joined
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _wait(self) -> Wakeup[None]:
+        """To be awaited: something has happened. The consumer goes on within the callback that brings it."""
+        if self._waiter is not None:
+            self._waiter.set_exception(RuntimeError("another task waits for this data set now"))
+        self._waiter = Wakeup(self._loop)
+        return self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.set_result(None)
 
 
 def _sync_folder(folder: str) -> None:

@@ -11,7 +11,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import MAX_COMMAND_LENGTH, MESSAGES, Command
+from .command import MAX_COMMAND_LENGTH, MESSAGES, Command, CommandDecoder
 from .elements import pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
 from .pdu import PDU_HEADER, PDV_HEADER, PduType
@@ -70,16 +70,17 @@ class MessageReader:
     def __init__(self, contexts: Mapping[int, PresentationContext]) -> None:
         """``contexts`` are the accepted ones."""
         self._contexts = contexts
-        self._context_id: int | None = None
-        """Of the message that has begun and not ended."""
+        self.context_id: int | None = None
+        """Of the message that has begun and not ended; None between messages."""
         self._in_data_set = False
         self._command = bytearray()
+        self._decoder = CommandDecoder()
         self._fragments = 0
 
     @property
     def is_between_messages(self) -> bool:
         """Whether every message that has begun has ended."""
-        return self._context_id is None
+        return self.context_id is None
 
     def receive(self, fragments: Iterable[Fragment]) -> list[CommandReceived | DataReceived | ProtocolError]:
         """What the fragments complete, in order; the last may be the error that PS3.8 annex E makes of one of them."""
@@ -94,31 +95,31 @@ class MessageReader:
         self, fragments: Iterable[Fragment], received: list[CommandReceived | DataReceived | ProtocolError]
     ) -> None:
         views: list[memoryview] = []
-        for context_id, control, data in fragments:
-            if self._in_data_set and context_id == self._context_id and not control & _COMMAND:
-                views.append(data)
+        for context_id, control, pieces in fragments:
+            if self._in_data_set and context_id == self.context_id and not control & _COMMAND:
+                views += pieces
                 if control & _LAST:
                     received.append(DataReceived(views, is_last=True))
                     views = []
                     self._in_data_set = False
-                    self._context_id = None
+                    self.context_id = None
             else:
-                command = self._gather(context_id, control, data)
+                command = self._gather(context_id, control, pieces[0] if len(pieces) == 1 else b"".join(pieces))
                 if command is not None:
                     received.append(command)
         if views:
             received.append(DataReceived(views, is_last=False))
 
-    def _gather(self, context_id: int, control: int, data: memoryview) -> CommandReceived | None:
-        if self._context_id is None:
+    def _gather(self, context_id: int, control: int, data: memoryview | bytes) -> CommandReceived | None:
+        if self.context_id is None:
             if context_id not in self._contexts:
                 raise ProtocolError(f"presentation context {context_id} was not accepted in this association")
             if not control & _COMMAND:
                 message = f"data set fragment on context {context_id} where a command was expected"
                 raise ProtocolError(message, AbortReason.UNEXPECTED_PDU_PARAMETER)
-            self._context_id = context_id
-        elif context_id != self._context_id:
-            message = f"fragment on context {context_id} inside a message on context {self._context_id}"
+            self.context_id = context_id
+        elif context_id != self.context_id:
+            message = f"fragment on context {context_id} inside a message on context {self.context_id}"
             raise ProtocolError(message, AbortReason.UNEXPECTED_PDU_PARAMETER)
         elif bool(control & _COMMAND) is self._in_data_set:
             expected, got = ("data set", "command") if self._in_data_set else ("command", "data set")
@@ -130,12 +131,12 @@ class MessageReader:
         if not control & _LAST:
             self._command += data
             return None
-        command = Command.decode(self._command + data if self._command else data)
+        command = self._decoder.decode(bytes(self._command + data if self._command else data))
         self._command.clear()
         self._fragments = 0
         self._in_data_set = command.has_data_set
         if not command.has_data_set:
-            self._context_id = None
+            self.context_id = None
         return CommandReceived(self._contexts[context_id], command)
 
 

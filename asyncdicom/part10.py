@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .elements import explicit_element, iterate_explicit, pad_text, pad_uid
 from .errors import FileFormatError
@@ -31,8 +31,7 @@ _TEXT = {
 _VRS = {0x00020013: b"SH", 0x00020016: b"AE", 0x00020017: b"AE", 0x00020018: b"AE"}
 
 
-@dataclass(frozen=True, slots=True)
-class FileMeta:
+class FileMeta(NamedTuple):
     """File meta information (PS3.10 Table 7.1-1)."""
 
     sop_class_uid: str

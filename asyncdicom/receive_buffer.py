@@ -11,6 +11,7 @@ header that is cut by the end of a read is carried over, and the small PDUs othe
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import TypeAlias
 
@@ -40,12 +41,38 @@ _MAX_LENGTHS = {
 }
 
 
-Fragment: TypeAlias = tuple[int, int, memoryview]
-"""What has come of one PDV (PS3.8 annex E): presentation context ID, message control header, and the bytes.
+Fragment: TypeAlias = tuple[int, int, list[memoryview]]
+"""What has come of a PDV, or of several alike (PS3.8 annex E): presentation context ID, message control header, views.
 
-Of the message control header, bit 0 is set for a command, and bit 1 only when the last fragment's end is here. The
-bytes are a view of the receive memory, good until the consumer returns unless it holds the slab.
+Of the message control header, bit 0 is set for a command, and bit 1 only when the last fragment's end is here: several
+PDVs that have come one after the other are one fragment when none is a command or ends its message. The bytes are views
+of the receive memory, good until the consumer returns unless it holds the slab.
 """
+
+
+_LONG = 1024
+"""PDU length from which it is worth looking for more of the same."""
+
+
+def _all_alike(view: memoryview, position: int, end: int, step: int) -> list[memoryview]:
+    """What the PDUs hold that follow each other with the same headers: a data set is one PDU over and over.
+
+    All headers in one unpacking: 1.2 microseconds for 16 PDUs and their views, 3.4 one by one.
+    """
+    count = (end - position) // step
+    heads = _heads(step, count).unpack_from(view, position)
+    same = heads.count(heads[0])
+    if same != count:  # or more of the same after a different one
+        same = next(index for index, head in enumerate(heads) if head != heads[0])
+    start = position + _HEADERS.size
+    size = step - _HEADERS.size
+    return [view[first : first + size] for first in range(start, start + same * step, step)]
+
+
+@functools.lru_cache(maxsize=512)
+def _heads(step: int, count: int) -> struct.Struct:
+    """The headers of PDUs of ``step`` bytes, each as one bytes object."""
+    return struct.Struct(f"{_HEADERS.size}s{step - _HEADERS.size}x" * count)
 
 
 class Lease:
@@ -81,7 +108,7 @@ class SlabPool:
         self.held = 0
         """Slabs that consumers hold."""
 
-    def current(self) -> memoryview:
+    def current(self, sizehint: int = -1) -> memoryview:  # noqa: ARG002 - so that asyncio's get_buffer may be this
         """The slab for the next read; it stays the pool's."""
         if self._lease is not None:
             self._lease = self._current = None
@@ -115,7 +142,7 @@ class ReceiveBuffer:
 
     def __init__(self, pool: SlabPool, max_pdu_length: int) -> None:
         """``max_pdu_length`` is what this side announces (PS3.8 D.1); 0 takes every length."""
-        self._pool = pool
+        self.pool = pool
         # Some peers count the six bytes of the PDU header, which PS3.8 D.1 does not: one header more is let pass.
         self._max_length = max_pdu_length + PDU_HEADER.size if max_pdu_length else 0xFFFFFFFF
         self._carry = b""
@@ -139,18 +166,14 @@ class ReceiveBuffer:
         """Whether the last PDU has ended and nothing of a next one has come."""
         return not (self._carry or self._pdu_left or self._pdv_left or self._body is not None)
 
-    def get_buffer(self) -> memoryview:
-        """Where the next bytes shall go."""
-        return self._pool.current()
-
     def bytes_received(self, count: int) -> list[Fragment | PDU | ProtocolError]:
-        """What the ``count`` bytes in the last :meth:`get_buffer` complete, in order.
+        """What ``count`` bytes complete, in order; they are in the pool's current slab.
 
         A :class:`~asyncdicom.errors.ProtocolError` stands where the stream cannot be read further (Evt19); what comes
         after it is ignored. Fragments are views of the pool's current slab: use them, or hold the slab, before the
         next read.
         """
-        view = self._pool.current()[:count].toreadonly()
+        view = self.pool.current()[:count].toreadonly()
         if self._carry:
             # At most 11 bytes moved in front of a read, and the read with them: rare, and cheaper than a second path.
             view = memoryview(self._carry + view)
@@ -168,7 +191,7 @@ class ReceiveBuffer:
         return found
 
     def _read(self, view: memoryview, found: list[Fragment | PDU | ProtocolError]) -> None:
-        position, end = 0, len(view)
+        position, end, headers = 0, len(view), _HEADERS.size
         while position < end:
             if self._pdv_left:
                 position = self._continue_fragment(view, position, end, found)
@@ -182,34 +205,30 @@ class ReceiveBuffer:
                 self._body += taken
                 position += len(taken)
                 self._finish_body(found)
-            else:
-                position = self._read_whole(view, position, end, found)
-                if end - position >= PDU_HEADER.size:
+            elif end - position >= headers:
+                pdu_type, length, pdv_length, context_id, control = _HEADERS.unpack_from(view, position)
+                if pdu_type != _P_DATA_TF or not _PDV_OVERHEAD <= pdv_length == length - 4 <= self._max_length - 4:
                     position = self._begin_pdu(view, position, found)
-                else:
-                    self._carry = bytes(view[position:])
+                    continue
+                # The usual PDU, with one PDV.
+                start, after = position + headers, position + PDU_HEADER.size + length
+                if after > end:
+                    self._context_id, self._control, self._pdv_left = context_id, control, after - end
+                    if start < end:
+                        found.append((context_id, control & ~_LAST, [view[start:]]))
                     return
-
-    def _read_whole(
-        self, view: memoryview, position: int, end: int, found: list[Fragment | PDU | ProtocolError]
-    ) -> int:
-        """Take the usual PDUs, a P-DATA-TF with one PDV and all of it here; stop at anything else."""
-        unpack, longest, headers, add = _HEADERS.unpack_from, self._max_length, _HEADERS.size, found.append
-        last = end - headers
-        while position <= last:
-            pdu_type, length, pdv_length, context_id, control = unpack(view, position)
-            after = position + PDU_HEADER.size + length
-            if (
-                pdu_type != _P_DATA_TF
-                or pdv_length + 4 != length
-                or after > end
-                or length > longest
-                or pdv_length < _PDV_OVERHEAD
-            ):
-                break
-            add((context_id, control, view[position + headers : after]))
-            position = after
-        return position
+                if not control and length >= _LONG and end - after >= headers:
+                    views = _all_alike(view, position, end, after - position)
+                    found.append((context_id, control, views))
+                    position += len(views) * (after - position)
+                else:
+                    found.append((context_id, control, [view[start:after]]))
+                    position = after
+            elif end - position >= PDU_HEADER.size:
+                position = self._begin_pdu(view, position, found)
+            else:
+                self._carry = bytes(view[position:])
+                return
 
     def _begin_pdu(self, view: memoryview, position: int, found: list[Fragment | PDU | ProtocolError]) -> int:
         pdu_type, length = PDU_HEADER.unpack_from(view, position)
@@ -236,7 +255,7 @@ class ReceiveBuffer:
         self._pdv_left = length - _PDV_OVERHEAD
         if not self._pdv_left:  # an empty fragment, which a receiver is advised to take (PS3.8 annex E)
             end = position + PDV_HEADER.size
-            found.append((self._context_id, self._control, view[end:end]))
+            found.append((self._context_id, self._control, [view[end:end]]))
         return position + PDV_HEADER.size
 
     def _continue_fragment(
@@ -244,9 +263,9 @@ class ReceiveBuffer:
     ) -> int:
         if end - position >= self._pdv_left:
             end = position + self._pdv_left
-            found.append((self._context_id, self._control, view[position:end]))
+            found.append((self._context_id, self._control, [view[position:end]]))
         else:
-            found.append((self._context_id, self._control & ~_LAST, view[position:end]))
+            found.append((self._context_id, self._control & ~_LAST, [view[position:end]]))
         self._pdv_left -= end - position
         return end
 

@@ -30,13 +30,14 @@ class CStoreRequest:
         self.context = context
         """The presentation context on which it came."""
         self.command = command
+        calling = association.calling_ae_title
         self.data_set = IncomingDataSet(
             FileMeta(
-                sop_class_uid=self.sop_class_uid,
-                sop_instance_uid=self.sop_instance_uid,
-                transfer_syntax_uid=context.transfer_syntax,
-                source_ae_title=association.calling_ae_title,
-                sending_ae_title=association.calling_ae_title,
+                command.affected_sop_class_uid or "",
+                command.affected_sop_instance_uid or "",
+                context.transfer_syntax,
+                source_ae_title=calling,
+                sending_ae_title=calling,
                 receiving_ae_title=association.called_ae_title,
             ),
             association._pool,

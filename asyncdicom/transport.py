@@ -66,6 +66,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
+        """When the timer will fire."""
         self._reading_paused: set[str] = set()
         """Why nothing is read."""
         self._writing_paused = False
@@ -105,33 +107,33 @@ class Connection(asyncio.BufferedProtocol):
         over_tls = self._transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=_TLS_HIGH_WATER if over_tls else 0, low=0)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Receive memory; always a memoryview, a bytearray would be sliced into a copy by asyncio's TLS."""
-        return self.upper_layer.get_buffer()
+        return self.upper_layer.pool.current(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come. Whatever goes wrong ends this connection and no other."""
         try:
-            self._bytes_received(nbytes)
+            self.last_received = now = self._loop.time()
+            upper_layer = self.upper_layer
+            fragments = upper_layer.bytes_received(nbytes, now)
+            if upper_layer.has_news:
+                self.flush()
+            if fragments:
+                self._deliver(fragments)
+            due = self._user.rest_due(now)
+            if due is not None:
+                self._await_rest(due, nbytes)
         except Exception:  # noqa: BLE001 - logged
             _log.exception("= closing a connection after an error of our own")
             self.kill()
 
-    def _bytes_received(self, nbytes: int) -> None:
-        self.last_received = now = self._loop.time()
-        upper_layer = self.upper_layer
-        fragments = upper_layer.bytes_received(nbytes, now)
-        if upper_layer.has_news:
-            self.flush()
-        if fragments:
-            self._deliver(fragments)
-        due = self._user.rest_due(now)
-        if due is None:
-            return
-        self.wake_at(due)
+    def _await_rest(self, due: float, nbytes: int) -> None:
+        if due < self._wakes_at:
+            self.wake_at(due)
         # A sender with Nagle's algorithm on keeps back the rest of what it has begun until this end acknowledges, which
         # the kernel delays by 40 ms: DCMTK and pynetdicom, as requestors and acceptors. Linux forgets the option.
-        if self._quick_ack is not None and nbytes < _WHOLE_MESSAGE and self.is_open:
+        if nbytes < _WHOLE_MESSAGE and self._quick_ack is not None and self.is_open:
             with contextlib.suppress(OSError):  # the peer has reset the connection
                 self._quick_ack()
 
@@ -145,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._wakes_at = -math.inf
         self.upper_layer.transport_closed(self._loop.time())
         for indicated in self.upper_layer.indications():
             if not isinstance(indicated.about, list):
@@ -275,12 +278,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def wake_at(self, when: float) -> None:
         """Have the deadlines looked at, then or earlier."""
-        if when == math.inf:
+        if when >= self._wakes_at:
             return
         if self._timer is not None:
-            if self._timer.when() <= when:
-                return
             self._timer.cancel()
+        self._wakes_at = when
         self._timer = self._loop.call_at(when, self._on_timer)
 
     def kill(self) -> None:
@@ -310,6 +312,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _see_to_deadlines(self) -> None:
         self._timer = None
+        self._wakes_at = math.inf
         now = self._loop.time()
         if self.upper_layer.deadline is not None and now >= self.upper_layer.deadline:
             # ARTIM (AA-2): who did not answer or close in time is not given time to take what is left to send.
@@ -335,6 +338,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
+        self._wakes_at = -math.inf  # nothing else is waited for
         self._timer = self._loop.call_later(_CLOSE_TIMEOUT, self._transport.abort)
 
     def _wake_writer(self) -> None:

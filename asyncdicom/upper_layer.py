@@ -186,10 +186,6 @@ class UpperLayer:
         if Event.EVT17 in TABLE[self.state]:
             self._handle(Event.EVT17, now)
 
-    def get_buffer(self) -> memoryview:
-        """Where the next received bytes shall go."""
-        return self._receive.get_buffer()
-
     @property
     def is_between_pdus(self) -> bool:
         """Whether every PDU that has begun to come has ended."""

@@ -56,7 +56,7 @@ def feed(receiver, data, *arguments, cuts=()):
     """Let a receive buffer or a machine receive the bytes, read by read; returns what it found, views as bytes."""
     found = []
     for count in _reads(receiver, data, cuts):
-        found += map(_kept, receiver.bytes_received(count, *arguments))
+        found += _kept(receiver.bytes_received(count, *arguments))
     return found
 
 
@@ -66,8 +66,8 @@ def receive(it, data, cuts=()):
     for count in _reads(it, data, cuts):
         fragments = it.bytes_received(count, NOW)
         for each in it.indications():
-            given += map(_kept, each.about) if each.what is Indication.DATA else [each]
-        given += map(_kept, fragments)
+            given += _kept(each.about) if each.what is Indication.DATA else [each]
+        given += _kept(fragments)
     return given
 
 
@@ -76,15 +76,19 @@ def _reads(receiver, data, cuts):
     for start, end in pairwise(edges):
         position = start
         while position < end:
-            buffer = receiver.get_buffer()
+            buffer = receiver.pool.current()
             count = min(len(buffer), end - position)
             buffer[:count] = data[position : position + count]
             yield count
             position += count
 
 
-def _kept(item):
-    return (*item[:2], bytes(item[2])) if type(item) is tuple else item
+def _kept(items):
+    """What was found, with views as bytes, each fragment for itself."""
+    kept = []
+    for item in items:
+        kept += [(*item[:2], bytes(view)) for view in item[2]] if type(item) is tuple else [item]
+    return kept
 
 
 def pdus(data):

@@ -11,6 +11,7 @@ from asyncdicom.command import (
     MESSAGES,
     Category,
     Command,
+    CommandDecoder,
     CommandField,
     DataSetPresence,
     Priority,
@@ -468,3 +469,62 @@ def test_a_damaged_command_is_a_command_or_a_protocol_error(command, data):
         damaged[position] = data.draw(st.integers(0, 255))
     with suppress(ProtocolError):
         assert repr(Command.decode(damaged)).startswith("Command(")
+
+
+# Command sets that repeat
+
+stores = st.builds(
+    lambda number, uid, priority, more: Command(
+        CommandField.C_STORE_RQ,
+        has_data_set=True,
+        affected_sop_class_uid="1.2.840.1",
+        message_id=number,
+        priority=priority,
+        affected_sop_instance_uid=uid,
+        **more,
+    ).encode(),
+    st.integers(0, 0xFFFF),
+    st.sampled_from(["1.2.3", "1.2.4", "1.2.34", "1.2.345", " 1.2"]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([{}, {"move_originator_message_id": 7, "move_originator_application_entity_title": "A"}]),
+)
+responses = st.builds(
+    lambda number, status: Command(
+        CommandField.C_ECHO_RSP, message_id_being_responded_to=number, status=status
+    ).encode(),
+    st.integers(0, 0xFFFF),
+    st.sampled_from([0, 0x0110]),
+)
+
+
+@given(st.lists(stores | responses, max_size=12))
+def test_a_decoder_decodes_what_repeats_as_if_it_did_not(command_sets):
+    decoder = CommandDecoder()
+    for data in command_sets:
+        decoded, expected = decoder.decode(data), Command.decode(data)
+        assert decoded == expected
+        assert decoded.__dict__ is not expected.__dict__
+        assert decoded.has_data_set == expected.has_data_set
+
+
+@given(st.lists(st.binary(max_size=40) | stores, max_size=6), st.data())
+def test_a_decoder_refuses_what_cannot_be_decoded(command_sets, data):
+    decoder = CommandDecoder()
+    for each in command_sets:
+        broken = bytearray(each)
+        for _ in range(data.draw(st.integers(0, 2)) if broken else 0):
+            broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
+        outcomes = []
+        for decode in (decoder.decode, Command.decode):
+            try:
+                outcomes.append(decode(bytes(broken)))
+            except ProtocolError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+
+def test_a_decoder_keeps_few_layouts():
+    decoder = CommandDecoder()
+    for length in range(1, 60):
+        decoder.decode(Command(CommandField.C_ECHO_RQ, affected_sop_class_uid="1" * length, message_id=1).encode())
+    assert len(decoder._layouts) <= 8

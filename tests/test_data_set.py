@@ -29,6 +29,7 @@ def feed(data, pool, content, *, is_last=True):
     half = len(content) // 2
     view = slab.toreadonly()
     data.feed([view[:half], view[half : len(content)]], is_last=is_last)
+    data.settle()
 
 
 @pytest.mark.parametrize("size", [0, 10, 16 * 1024 + 1, 200_000])
@@ -44,6 +45,60 @@ async def test_what_comes_is_read(size, early):
         feed(data, pool, content)
     assert await reading == content
     assert pool.held == 0
+
+
+async def fed_by_the_loop(data, pool, *contents):
+    """As it is when bytes come from the network: in callbacks of the loop, and in no task."""
+    loop = asyncio.get_running_loop()
+    for content in contents:
+        done = loop.create_future()
+        loop.call_soon(lambda: done.set_result(feed(data, pool, content, is_last=content is contents[-1])))  # noqa: B023
+        await done
+
+
+async def test_who_iterates_has_the_views_at_once_and_holds_nothing():
+    data, pool, held = incoming()
+    seen = []
+
+    async def consume():
+        seen.extend([bytes(view) async for view in data])
+
+    consuming = asyncio.ensure_future(consume())
+    await asyncio.sleep(0)
+    await fed_by_the_loop(data, pool, b"a" * 100_000, b"b" * 100_000)
+    assert b"".join(seen) == b"a" * 100_000 + b"b" * 100_000
+    assert consuming.done()
+    assert (pool.held, held) == (0, [])
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_who_is_still_busy_with_a_view_holds_its_slab(size):
+    data, pool, held = incoming()
+    go_on, seen = asyncio.Event(), []
+
+    async def consume():
+        async for view in data:
+            await go_on.wait()
+            seen.append(bytes(view))
+
+    consuming = asyncio.ensure_future(consume())
+    await asyncio.sleep(0)
+    await fed_by_the_loop(data, pool, b"a" * size, b"b" * size)
+    assert pool.held >= 1
+    go_on.set()
+    await consuming
+    assert b"".join(seen) == b"a" * size + b"b" * size
+    assert (pool.held, sum(held)) == (0, 0)
+
+
+async def test_two_tasks_cannot_wait_for_the_same_data_set():
+    data, *_ = incoming()
+    first = asyncio.ensure_future(data.drop())
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(data.drop())
+    with pytest.raises(RuntimeError, match="another task"):
+        await first
+    second.cancel()
 
 
 async def test_a_consumer_that_was_there_costs_no_memory_and_one_that_comes_late_holds_the_slab():
@@ -215,6 +270,7 @@ async def test_very_many_tiny_views_are_copied_and_not_held():
     data, pool, _ = incoming()
     slab = pool.current()
     data.feed([slab[position : position + 1] for position in range(100_000)], is_last=True)
+    data.settle()
     assert pool.held == 0
 
 

@@ -43,7 +43,7 @@ def reader():
 
 
 def fragment(data, control=COMMAND | LAST, context_id=1):
-    return context_id, control, memoryview(data)
+    return context_id, control, [memoryview(data)]
 
 
 def pieces(data, size, control, context_id=1):
@@ -91,7 +91,7 @@ def test_the_views_of_a_data_set_are_passed_on_as_they_are():
     it = reader()
     it.receive([fragment(STORE.encode())])
     slab = memoryview(bytearray(b"pixels"))
-    ((views, _),) = it.receive([(1, 0, slab)])
+    ((views, _),) = it.receive([(1, 0, [slab])])
     assert views[0] is slab
 
 
@@ -296,7 +296,7 @@ def test_a_command_that_does_not_fit_goes_in_even_fragments(size):
     found = feed(receive_buffer(max_length=size + 6), data)
     assert {len(each) % 2 for _, _, each in found} == {0}
     assert [control for _, control, _ in found] == [COMMAND] * (len(found) - 1) + [COMMAND | LAST]
-    assert reader().receive(found) == [CommandReceived(CONTEXT, ECHO)]
+    assert reader().receive([(*each[:2], [each[2]]) for each in found]) == [CommandReceived(CONTEXT, ECHO)]
 
 
 @pytest.mark.parametrize("is_last", [False, True])
@@ -332,7 +332,7 @@ def test_any_messages_arrive_whole_whatever_the_maximum_and_the_cuts(sent, max_l
     buffer, it, edges = receive_buffer(max_length), reader(), [0, *sorted(cuts), len(stream)]
     received = []
     for start, end in pairwise(edges):
-        received += it.receive(feed(buffer, stream[start:end]))
+        received += it.receive((*each[:2], [each[2]]) for each in feed(buffer, stream[start:end]))
     expected = []
     for context_id, command, data_set in sent:
         expected += [(context_id, command)] + ([(data_set, True)] if command.has_data_set else [])

@@ -84,9 +84,36 @@ def test_a_fragment_is_a_view_of_the_receive_memory():
     pool = SlabPool(64)
     it = ReceiveBuffer(pool, MAX_LENGTH)
     data = DATA.encode()
-    it.get_buffer()[: len(data)] = data
-    ((_, _, view),) = it.bytes_received(len(data))
+    pool.current()[: len(data)] = data
+    ((_, _, [view]),) = it.bytes_received(len(data))
     assert view.obj is pool.current().obj
+
+
+@pytest.mark.parametrize("alike", [1, 2, 5])
+@pytest.mark.parametrize(
+    "then", [b"", DATA.encode(), p_data(pdv(2000, bytes(1998), context_id=3)), ReleaseRQ().encode()]
+)
+def test_pdus_with_the_same_headers_are_one_fragment(alike, then):
+    pool = SlabPool(65536)
+    stream = b"".join(p_data(pdv(2000, bytes([index]) * 1998)) for index in range(alike)) + then
+    pool.current()[: len(stream)] = stream
+    found = ReceiveBuffer(pool, 4096).bytes_received(len(stream))
+    assert len(found) == 1 + bool(then)
+    assert found[0][:2] == (1, 0)
+    assert [view[0] for view in found[0][2]] == list(range(alike))
+
+
+@pytest.mark.parametrize("control", [1, 2, 3])
+def test_neither_commands_nor_ends_of_messages_are_joined(control):
+    found = ReceiveBuffer(pool := SlabPool(65536), 4096).bytes_received(
+        _put(pool, p_data(pdv(2000, bytes(1998), control=control)) * 3)
+    )
+    assert [len(views) for _, _, views in found] == [1, 1, 1]
+
+
+def _put(pool, stream):
+    pool.current()[: len(stream)] = stream
+    return len(stream)
 
 
 def test_the_header_that_ends_a_read_is_carried_over():
@@ -179,7 +206,7 @@ def test_what_is_only_announced_takes_no_memory(pdu_type):
     it = receive_buffer(max_length=0)
     announced = 1 << 20 if pdu_type < 4 else 0xFFFFFFFF
     data = bytes((pdu_type, 0)) + announced.to_bytes(4, "big") + pdv(announced - 4)
-    it.get_buffer()
+    it.pool.current()
     tracemalloc.start()
     try:
         feed(it, data)
@@ -245,15 +272,15 @@ def test_one_slab_serves_all_associations():
     assert feed(first, DATA.encode()[:half]) + feed(second, DATA.encode()[:half]) == []
     assert joined(feed(first, DATA.encode()[half:])) == [FRAGMENT]
     assert joined(feed(second, DATA.encode()[half:])) == [FRAGMENT]
-    assert first.get_buffer().obj is second.get_buffer().obj
+    assert first.pool.current().obj is second.pool.current().obj
 
 
 def test_views_of_a_slab_that_is_held_stay_good():
     pool = SlabPool(64)
     it = ReceiveBuffer(pool, MAX_LENGTH)
     data = DATA.encode()
-    it.get_buffer()[: len(data)] = data
-    ((_, _, view),) = it.bytes_received(len(data))
+    pool.current()[: len(data)] = data
+    ((_, _, [view]),) = it.bytes_received(len(data))
     lease = pool.hold()
     feed(it, Abort(2, 1).encode())
     assert bytes(view) == b"abcd"
@@ -285,7 +312,7 @@ def test_no_more_slabs_are_kept_than_the_pool_is_told():
 
 
 def test_the_receive_buffer_hands_out_a_memoryview():
-    buffer = receive_buffer(slab_size=4096).get_buffer()
+    buffer = receive_buffer(slab_size=4096).pool.current()
     assert isinstance(buffer, memoryview)
     assert (len(buffer), buffer.readonly) == (4096, False)
 
