@@ -589,12 +589,12 @@ static int send_main(int argc, char **argv) {
 struct connection {
     int fd, context, control, has_data, response_length;
     size_t pdu_left, pdv_left, have; /* have: bytes of the header or of the small PDU that is being gathered */
-    u8 small[65536], command[4096], response[512];
     size_t small_length, command_length;
     u8 *data;
     size_t data_length, data_size;
     long messages;
     double bytes, first, last;
+    u8 command[1024], response[512], small[65536]; /* the last, because most of it is never touched */
 };
 static uint32_t announced;
 static const char *folder;
@@ -756,7 +756,8 @@ static int gather_main(int argc, char **argv) {
             struct connection *c = events[i].data.ptr;
             if (events[i].data.ptr == slab) return 0; /* stdin is closed */
             if (!c) {
-                c = calloc(1, sizeof *c);
+                c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                if (c == MAP_FAILED) die("memory");
                 c->fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
                 setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                 event.data.ptr = c;
@@ -772,7 +773,7 @@ static int gather_main(int argc, char **argv) {
             }
             close(c->fd);
             free(c->data);
-            free(c);
+            munmap(c, sizeof *c);
         }
     }
 }
