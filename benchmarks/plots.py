@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from .peers import ASYNCIO, C_BY_PDU, DCMTK, ORTHANC, PYNETDICOM, UVLOOP, C
+from .peers import ASYNCIO, C_BY_PDU, DCMTK, PYNETDICOM, UVLOOP, C
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,6 @@ COLOURS = {
     C_BY_PDU: "#b08d57",
     DCMTK: "#e8590c",
     PYNETDICOM: "#3fa34d",
-    ORTHANC: "#b05cd6",
 }
 INK = "#808890"
 _PDUS = {
@@ -80,16 +79,16 @@ def plot(results: Results, folder: Path) -> list[str]:
                 "open associations",
                 "KB each",
                 True,
-                _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, ORTHANC, PYNETDICOM)),
+                _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM)),
             ),
             (
                 "latency-by-open-associations.svg",
-                "C-ECHO beside open associations: p50 and, dashed, p99",
+                "C-ECHO meanwhile: p50, dashed p99",
                 "open associations",
                 "ms",
                 True,
-                _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, ORTHANC, PYNETDICOM), "C-ECHO p50 ms")
-                + _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, ORTHANC, PYNETDICOM), "C-ECHO p99 ms"),
+                _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM), "C-ECHO p50 ms")
+                + _lines(results, _OPEN, (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM), "C-ECHO p99 ms"),
             ),
         ):
             if not any(values for _, values, _ in lines):
