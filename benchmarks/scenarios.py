@@ -172,7 +172,7 @@ SCENARIOS = (
         sink="disk",
         rounds=1,
         peers=(UVLOOP, ASYNCIO, DCMTK),
-        note=f"{FORK}, looked at 50 times a second",
+        note=f"{FORK}, looked at 50 times a second; the rates are the disk's",
     ),
     Scenario("import time", kind="import", unit="ms", peers=("asyncdicom", "asyncio, ssl")),
 )
