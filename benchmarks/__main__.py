@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -38,6 +40,7 @@ def main() -> None:
         "--render", action="store_true", help="measure nothing: write everything anew from results.json"
     )
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the peers and removes the files
     is_whole = not (arguments.quick or arguments.only or arguments.peers)
     if arguments.quick:
         arguments.rounds, arguments.seconds = 2, 0.3
