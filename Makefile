@@ -20,7 +20,8 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python --warnings
 
-bench: $(VENV)/dev
+# Orthanc and OpenSSL's headers (libssl-dev) are used where they are, too.
+bench: $(VENV)/bench dcmtk
 	$(BIN)/python -m benchmarks
 
 # DCMTK is the referee of the interoperability tests, which are skipped without it.
@@ -42,6 +43,10 @@ $(VENV)/demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/demo
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,8 +5,10 @@
  *   peer send  PORT key=value...   associations of its own, one thread, one epoll; results as one JSON line
  *   peer gather key=value...       accepts everything, gathers each data set into one buffer, answers
  *
- * The sender's data is built beforehand; a message is one writev. It acknowledges at once (TCP_QUICKACK), so that a peer
- * with Nagle's algorithm on is measured at its work and not at the kernel's 40 ms timer. Both sides end at EOF of stdin.
+ * The sender's data is built beforehand, and only the SOP Instance UID changes; a message is one writev. It acknowledges
+ * at once (TCP_QUICKACK), so that a peer with Nagle's algorithm on is measured at its work and not at the kernel's 40 ms
+ * timer. Both sides end at EOF of stdin. With OpenSSL (-DTLS) the sender has mode=tls: a blocking process for each
+ * association.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,8 +26,17 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#define SSL_read(ssl, p, n) (-1)
+#define SSL_write(ssl, p, n) (-1)
+#endif
 
 typedef uint8_t u8;
 
@@ -33,6 +44,8 @@ typedef uint8_t u8;
 #define VERIFICATION "1.2.840.10008.1.1"
 #define EXPLICIT "1.2.840.10008.1.2.1"
 #define APPLICATION "1.2.840.10008.3.1.1.1"
+#define NO_UID "2.25.100000000000000000000"
+#define UID_LENGTH 26
 #define IMPLEMENTATION "2.25.204381762994180371829184756102938475610"
 
 static void die(const char *what) {
@@ -119,19 +132,21 @@ static int command_pdu(u8 *pdu, int context, const u8 *elements, int n) {
 enum { ASSOCIATING, OPEN, DONE };
 
 struct association {
-    int fd, context, id, in_message, outstanding, blocked;
+    int fd, id, in_message, outstanding, blocked;
+    SSL *ssl; /* NULL without TLS */
     uint32_t fragment;
     int command_length, segment;
     size_t offset;
     u8 command[512], *uid, *message_id;
     u8 in[65536];
     size_t in_length;
-    double sent_at;
 };
 static struct { const u8 *data; size_t length; } segments[65536];
 static int segment_count;
-static int port, echo, window;
+static int port, echo;
 static double size;
+static u8 *data_uid; /* in the first segment */
+static long run; /* makes SOP Instance UIDs differ from those of other runs */
 static uint32_t pdu_length;
 static long counter, started, finished, limit, failures;
 static double deadline;
@@ -148,13 +163,6 @@ static int open_socket(void) {
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     return fd;
 }
-static void read_all(int fd, u8 *p, size_t n) {
-    while (n) {
-        ssize_t got = read(fd, p, n);
-        if (got <= 0) die("read");
-        p += got, n -= got;
-    }
-}
 static void write_all(int fd, const u8 *p, size_t n) {
     while (n) {
         ssize_t got = write(fd, p, n);
@@ -162,10 +170,40 @@ static void write_all(int fd, const u8 *p, size_t n) {
         p += got, n -= got;
     }
 }
+#ifdef TLS
+static SSL_CTX *tls;
+static SSL *handshake(int fd) {
+    SSL *ssl = SSL_new(tls);
+    if (!ssl || !SSL_set_fd(ssl, fd) || SSL_connect(ssl) != 1) {
+        ERR_print_errors_fp(stderr);
+        die("TLS handshake");
+    }
+    return ssl;
+}
+#endif
+static ssize_t get(struct association *a, void *p, size_t n) { return a->ssl ? SSL_read(a->ssl, p, n) : read(a->fd, p, n); }
+static void get_all(struct association *a, u8 *p, size_t n) {
+    while (n) {
+        ssize_t got = get(a, p, n);
+        if (got <= 0) die("read");
+        p += got, n -= got;
+    }
+}
+static void put_all(struct association *a, const u8 *p, size_t n) {
+    if (!a->ssl) write_all(a->fd, p, n);
+    else
+        for (size_t piece; n; p += piece, n -= piece) {
+            piece = n < (1 << 30) ? n : 1 << 30;
+            if (SSL_write(a->ssl, p, piece) != (int)piece) die("SSL_write");
+        }
+}
 static void associate(struct association *a) {
     u8 pdu[1024], sub[256], answer[65536], *p, *q;
     memset(pdu, 0, sizeof pdu);
     a->fd = open_socket();
+#ifdef TLS
+    if (tls) a->ssl = handshake(a->fd);
+#endif
     pdu[0] = 1, pdu[7] = 1;
     memcpy(pdu + 10, "ANY-SCP         BENCHMARK       ", 32);
     p = item(pdu + 74, 0x10, APPLICATION, strlen(APPLICATION));
@@ -180,11 +218,12 @@ static void associate(struct association *a) {
     q = item(q, 0x52, IMPLEMENTATION, strlen(IMPLEMENTATION));
     p = item(p, 0x50, sub, q - sub);
     be(pdu + 2, p - pdu - 6, 4);
-    write_all(a->fd, pdu, p - pdu);
-    read_all(a->fd, answer, 6);
+    put_all(a, pdu, p - pdu);
+    get_all(a, answer, 6);
     uint32_t n = get_be(answer + 2, 4);
+    errno = 0;
     if (answer[0] != 2 || n > sizeof answer) die("the association was not accepted");
-    read_all(a->fd, answer, n);
+    get_all(a, answer, n);
     uint32_t maximum = 16384;
     for (u8 *end = answer + n, *i = answer + 68; end - i >= 4; i += 4 + get_be(i + 2, 2)) {
         if (*i == 0x21 && i[6]) die("the context was not accepted");
@@ -195,23 +234,32 @@ static void associate(struct association *a) {
     if (!maximum || maximum > pdu_length) maximum = pdu_length;
     a->fragment = (maximum - 6) & ~1u;
     u8 elements[512], *e = elements;
-    char uid[32];
-    snprintf(uid, sizeof uid, "2.25.1%04d%010d", a->id % 10000, 0);
     e = element(e, 0x0002, abstract, strlen(abstract));
     e = element_us(e, 0x0100, echo ? 0x30 : 1);
     e = element_us(e, 0x0110, 1);
     if (!echo) e = element_us(e, 0x0700, 0);
     e = element_us(e, 0x0800, echo ? 0x0101 : 0);
-    if (!echo) e = element(e, 0x1000, uid, 20);
+    if (!echo) e = element(e, 0x1000, NO_UID, UID_LENGTH);
     a->command_length = command_pdu(a->command, 1, elements, e - elements);
     a->message_id = (u8 *)find(a->command + 12, a->command_length - 12, 0x0110, NULL);
     a->uid = echo ? NULL : (u8 *)find(a->command + 12, a->command_length - 12, 0x1000, NULL);
 }
-static size_t header(u8 *p) { /* the data set's first elements, explicit VR little endian; pixel data follows */
-    u8 *start = p;
-    p = le(p, 0x00160008, 4), memcpy(p, "UI", 2), p = le(p + 2, 26, 2), memcpy(p, CT "\0", 26), p += 26;
-    p = le(p, 0x00107FE0, 4), memcpy(p, "OW\0\0", 4), p = le(p + 4, size - 46, 4);
-    return p - start;
+static u8 *text(u8 *p, int group, int number, const char *vr, const char *value) { /* of even length, explicit VR */
+    int n = strlen(value);
+    p = le(le(p, group, 2), number, 2), memcpy(p, vr, 2), p = le(p + 2, n, 2);
+    memcpy(p, value, n);
+    return p + n;
+}
+static void header(u8 *start) { /* the data set's first elements, explicit VR little endian; pixel data follows */
+    u8 *p = le(start, 0x00160008, 4);
+    memcpy(p, "UI", 2), p = le(p + 2, 26, 2), memcpy(p, CT "\0", 26), p += 26;
+    p = text(p, 0x0008, 0x0018, "UI", NO_UID), data_uid = p - UID_LENGTH;
+    p = text(p, 0x0010, 0x0020, "LO", "BENCHMARK1");
+    char uid[32];
+    snprintf(uid, sizeof uid, "2.25.3%06ld", run);
+    p = text(p, 0x0020, 0x000D, "UI", uid);
+    p = text(p, 0x0020, 0x000E, "UI", uid);
+    p = le(p, 0x00107FE0, 4), memcpy(p, "OW\0\0", 4), le(p + 4, size - (p + 8 - start), 4);
 }
 static void add_segment(const u8 *data, size_t length) { /* what repeats is the same memory */
     segments[segment_count].data = data;
@@ -232,7 +280,7 @@ static u8 *build(double from, double to, uint32_t fragment, size_t *length) { /*
     return data;
 }
 static void build_message(uint32_t fragment) {
-    if (echo || segment_count || files) return;
+    if (echo) return;
     size_t length;
     double block = (double)fragment * (1 + (8 << 20) / fragment);
     if (size <= 8 * block) {
@@ -251,16 +299,17 @@ static void build_message(uint32_t fragment) {
 static void next_command(struct association *a) {
     counter++;
     le(a->message_id, counter % 65535 + 1, 2);
-    if (a->uid) {
-        char digits[24];
-        snprintf(digits, sizeof digits, "2.25.1%04d%010ld", a->id % 10000, counter % 1000000000);
-        memcpy(a->uid, digits, 20);
+    if (a->uid) { /* others' messages with the same bytes have left this process: a message is sent when the last is answered */
+        char digits[UID_LENGTH + 1];
+        snprintf(digits, sizeof digits, "2.25.1%06ld%04d%010ld", run, a->id % 10000, counter % 1000000000);
+        memcpy(a->uid, digits, UID_LENGTH);
+        memcpy(data_uid, digits, UID_LENGTH);
     }
 }
 static void pump(struct association *a) { /* send what may be sent */
     for (;;) {
         if (!a->in_message) {
-            if (a->outstanding >= window || started >= limit || now() >= deadline) return;
+            if (a->outstanding || started >= limit || now() >= deadline) return;
             next_command(a);
             a->in_message = 1, a->segment = -1, a->offset = 0;
             a->outstanding++, started++;
@@ -293,7 +342,7 @@ static void pump(struct association *a) { /* send what may be sent */
 }
 static int responses(struct association *a) { /* read; how many responses have come */
     int one = 1, count = 0;
-    ssize_t got = read(a->fd, a->in + a->in_length, sizeof a->in - a->in_length);
+    ssize_t got = get(a, a->in + a->in_length, sizeof a->in - a->in_length);
     if (got < 0 && errno == EAGAIN) return 0;
     if (got <= 0) die("the peer closed the connection");
     setsockopt(a->fd, IPPROTO_TCP, TCP_QUICKACK, &one, sizeof one);
@@ -317,9 +366,9 @@ static int responses(struct association *a) { /* read; how many responses have c
 }
 static void release(struct association *a) {
     u8 pdu[10] = {5, 0, 0, 0, 0, 4};
-    write_all(a->fd, pdu, 10);
     fcntl(a->fd, F_SETFL, 0);
-    read_all(a->fd, pdu, 10);
+    put_all(a, pdu, 10);
+    get_all(a, pdu, 10);
     close(a->fd);
 }
 static int by_value(const void *a, const void *b) { return (*(double *)a > *(double *)b) - (*(double *)a < *(double *)b); }
@@ -329,14 +378,16 @@ static void until_told(void) {
     while (read(0, &byte, 1) == 1 && byte != '\n');
 }
 static void exchange(struct association *a) { /* one message and its response, blocking */
-    struct iovec iov[2] = {{a->command, a->command_length}, {(void *)segments[0].data, segments[0].length}};
     next_command(a);
-    size_t all = iov[0].iov_len + (segment_count ? iov[1].iov_len : 0);
-    ssize_t sent = writev(a->fd, iov, segment_count ? 2 : 1);
-    if (sent < 0) die("write");
-    if ((size_t)sent < all) {
-        if ((size_t)sent < iov[0].iov_len) die("short write");
-        write_all(a->fd, segments[0].data + (sent - iov[0].iov_len), all - sent);
+    if (a->ssl) {
+        put_all(a, a->command, a->command_length);
+        for (int i = 0; i < segment_count; i++) put_all(a, segments[i].data, segments[i].length);
+    } else {
+        struct iovec iov[2] = {{a->command, a->command_length}, {(void *)segments[0].data, segments[0].length}};
+        ssize_t sent = writev(a->fd, iov, segment_count ? 2 : 1);
+        if (sent < a->command_length) die("write");
+        sent -= a->command_length;
+        for (int i = 0; i < segment_count; i++, sent = 0) write_all(a->fd, segments[i].data + sent, segments[i].length - sent);
     }
     while (!responses(a));
 }
@@ -382,13 +433,62 @@ static void store_files(struct association *a) { /* read(2) each into one buffer
         while (!responses(a));
     }
 }
+#ifdef TLS
+static int send_tls(struct association *all, int count, double seconds) { /* a process for each: encrypting is work */
+    struct outcome { int ready; long messages, failures; double end; char with[64]; } *outcomes;
+    outcomes = mmap(NULL, count * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int go[2];
+    if (outcomes == MAP_FAILED || pipe(go)) die("memory");
+    tls = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_min_proto_version(tls, TLS1_3_VERSION);
+    SSL_CTX_set_ciphersuites(tls, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384");
+    for (int i = 0; i < count; i++) {
+        struct association *a = all + i;
+        struct outcome *mine = outcomes + i;
+        pid_t child = fork();
+        if (child < 0) die("fork");
+        if (child) continue;
+        close(go[1]);
+        a->id = i;
+        associate(a);
+        build_message(a->fragment);
+        snprintf(mine->with, sizeof mine->with, "%s %s", SSL_get_version(a->ssl), SSL_get_cipher_name(a->ssl));
+        mine->ready = 1;
+        if (read(go[0], go, 1)) die("go");
+        for (deadline = now() + seconds; now() < deadline; mine->messages++) exchange(a);
+        mine->end = now(), mine->failures = failures;
+        release(a);
+        _exit(0);
+    }
+    for (int i = 0, status; i < count; i++)
+        while (!*(volatile int *)&outcomes[i].ready) {
+            if (waitpid(-1, &status, WNOHANG)) exit(1); /* it has said why */
+            usleep(500);
+        }
+    double begin = now(), end = begin;
+    long messages = 0;
+    close(go[1]);
+    for (int i = 0, status; i < count; i++) {
+        if (wait(&status) < 0 || status) exit(1);
+    }
+    for (int i = 0; i < count; i++) {
+        messages += outcomes[i].messages, failures += outcomes[i].failures;
+        if (outcomes[i].end > end) end = outcomes[i].end;
+    }
+    printf("{\"messages\": %ld, \"seconds\": %.6f, \"bytes\": %.0f, \"failures\": %ld, \"tls\": \"%s\"}\n", messages,
+           end - begin, messages * size, failures, outcomes->with);
+    fflush(stdout);
+    until_told();
+    return 0;
+}
+#endif
 static int send_main(int argc, char **argv) {
     const char *mode = option(argc, argv, "mode", "store");
     port = atoi(argv[2]);
     int count = number(argc, argv, "associations", 1), echoed = number(argc, argv, "echoed", 100);
     double seconds = number(argc, argv, "seconds", 1);
     limit = number(argc, argv, "messages", 1e9);
-    window = number(argc, argv, "window", 1);
+    run = (long)(now() * 1000) % 1000000;
     size = number(argc, argv, "size", 524288);
     pdu_length = number(argc, argv, "pdu", 16384);
     echo = !strcmp(mode, "echo") || !strcmp(mode, "idle");
@@ -401,7 +501,7 @@ static int send_main(int argc, char **argv) {
         for (; done < limit && now() < begin + seconds; done++) {
             a->in_length = 0;
             associate(a);
-            build_message(a->fragment);
+            if (!segment_count) build_message(a->fragment);
             exchange(a);
             release(a);
         }
@@ -424,6 +524,9 @@ static int send_main(int argc, char **argv) {
         release(all);
         return 0;
     }
+#ifdef TLS
+    if (!strcmp(mode, "tls")) return send_tls(all, count, seconds);
+#endif
     double begin = now();
     for (int i = 0; i < count; i++) all[i].id = i, associate(all + i);
     double opened = now() - begin;
@@ -486,15 +589,16 @@ static int send_main(int argc, char **argv) {
 struct connection {
     int fd, context, control, has_data, response_length;
     size_t pdu_left, pdv_left, have; /* have: bytes of the header or of the small PDU that is being gathered */
-    u8 small[65536], command[4096], response[512];
     size_t small_length, command_length;
     u8 *data;
     size_t data_length, data_size;
     long messages;
     double bytes, first, last;
+    u8 command[1024], response[512], small[65536]; /* the last, because most of it is never touched */
 };
 static uint32_t announced;
 static const char *folder;
+static int sync_folder = -1; /* to write to stable storage: the folder, else -1 */
 
 static void answer_associate(struct connection *c) {
     u8 pdu[65536], *p, *rq = c->small, *end = rq + c->small_length;
@@ -526,8 +630,10 @@ static void message_ended(struct connection *c) {
         int fd = open(part, O_WRONLY | O_CREAT | O_EXCL, 0644);
         if (fd < 0) die(part);
         write_all(fd, c->data, c->data_length);
+        if (sync_folder >= 0 && fsync(fd)) die(part);
         close(fd);
         rename(part, name);
+        if (sync_folder >= 0 && fsync(sync_folder)) die(folder);
     }
     c->bytes += c->data_length, c->data_length = 0, c->messages++;
     write_all(c->fd, c->response, c->response_length);
@@ -629,6 +735,7 @@ static ssize_t receive_pdu(struct connection *c) { /* headers, then the fragment
 static int gather_main(int argc, char **argv) {
     announced = number(argc, argv, "pdu", 16384);
     folder = option(argc, argv, "folder", NULL);
+    if (folder && number(argc, argv, "sync", 0) && (sync_folder = open(folder, O_RDONLY | O_DIRECTORY)) < 0) die(folder);
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof a;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, poll = epoll_create1(EPOLL_CLOEXEC);
@@ -649,7 +756,8 @@ static int gather_main(int argc, char **argv) {
             struct connection *c = events[i].data.ptr;
             if (events[i].data.ptr == slab) return 0; /* stdin is closed */
             if (!c) {
-                c = calloc(1, sizeof *c);
+                c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                if (c == MAP_FAILED) die("memory");
                 c->fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
                 setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                 event.data.ptr = c;
@@ -665,7 +773,7 @@ static int gather_main(int argc, char **argv) {
             }
             close(c->fd);
             free(c->data);
-            free(c);
+            munmap(c, sizeof *c);
         }
     }
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,8 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 C, C_BY_PDU = "C", "C by PDU"
-DCMTK, PYNETDICOM = "DCMTK", "pynetdicom"
+DCMTK, PYNETDICOM, ORTHANC = "DCMTK", "pynetdicom", "Orthanc"
 UVLOOP, ASYNCIO, IGNORE = "asyncdicom uvloop", "asyncdicom asyncio", "asyncdicom uvloop, not consumed"
+TWO_WORKERS = "asyncdicom uvloop, 2 workers"
+RAW_UVLOOP, RAW_ASYNCIO = "ssl on uvloop", "ssl on asyncio"
+STOCK, STOCK_DCMTK = "asyncdicom storescp", "DCMTK storescp"
 
 NO_NAGLE = (("TCP_NODELAY", "1"),)
 """DCMTK's way to turn Nagle's algorithm off; without it, each instance waits 40 ms for an acknowledgement."""
@@ -28,10 +33,28 @@ class Job:
 
     peer: Path
     """The C program."""
+    scratch: Path
+    """For whatever the receiver itself needs: its configuration, its database."""
     pdu: int
+    size: int = 0
+    """Of the instances; only the receiver that does not parse wants to know it."""
     associations: int = 1
     folder: Path | None = None
     """Where the instances shall go; None drops them."""
+    sync: bool = False
+    """Whether they shall be on stable storage before they are answered."""
+    tls: tuple[Path, Path] | None = None
+    """Private key and certificate."""
+
+    @property
+    def sink(self) -> str:
+        """What our scripts call it."""
+        return "ignore" if self.folder is None else "sync" if self.sync else "save"
+
+    def options(self) -> list[str]:
+        """For our scripts."""
+        words = [f"folder={self.folder}"] if self.folder else []
+        return words + ([f"key={self.tls[0]}", f"cert={self.tls[1]}"] if self.tls else [])
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,8 @@ class Receiver:
     """The command line for a job and a port; it prints the port that it has, unless ``takes_port``."""
     needs: str = ""
     takes_port: bool = False
+    indexes: bool = False
+    """It keeps a database of its files, so that they must stay."""
 
     @property
     def installed(self) -> bool:
@@ -68,36 +93,59 @@ class Sender:
     name: str
     command: Callable[[Path, int, Path], list]
     needs: str = ""
-    files: int = 400
-    """How many it sends in a run of a second or two."""
+    slow: bool = False
+    """Twenty files are enough."""
     environment: tuple[tuple[str, str], ...] = ()
+    tells_seconds: bool = False
+    """It prints how long it took without the interpreter's start."""
 
     installed = Receiver.installed
 
 
 def _gather(job: Job, _: int, *more: str) -> list:
-    return [job.peer, "gather", f"pdu={job.pdu}", *more, *([f"folder={job.folder}"] if job.folder else [])]
+    sync = ["sync=1"] if job.sync else []
+    return [job.peer, "gather", f"pdu={job.pdu}", *more, *sync, *([f"folder={job.folder}"] if job.folder else [])]
 
 
-def _asyncdicom(loop: str, sink: str) -> Callable[[Job, int], list]:
+def _asyncdicom(loop: str, sink: str, *more: str) -> Callable[[Job, int], list]:
     def command(job: Job, _: int) -> list:
         script = HERE / "servers" / "asyncdicom_server.py"
-        if job.folder:
-            return python(script, loop, "save", job.pdu, job.folder)
-        return python(script, loop, sink, job.pdu)
+        return python(script, loop, job.sink if job.folder else sink, job.pdu, *job.options(), *more)
 
     return command
 
 
 def _pynetdicom(job: Job, _: int) -> list:
-    script = HERE / "servers" / "pynetdicom_server.py"
-    return python(script, *(("save", job.pdu, job.folder) if job.folder else ("ignore", job.pdu)))
+    return python(HERE / "servers" / "pynetdicom_server.py", job.sink, job.pdu, *job.options())
+
+
+def _raw_tls(loop: str) -> Callable[[Job, int], list]:
+    return lambda job, _: python(HERE / "servers" / "raw_tls_server.py", loop, *job.tls, job.size, job.pdu)
 
 
 def _storescp(job: Job, port: int) -> list:
     fork = ["--fork"] if job.associations > 1 else []
     sink = ["-od", job.folder] if job.folder else ["--ignore"]
-    return ["storescp", "+B", *sink, *fork, "-pdu", max(4096, min(job.pdu, 131072)), port]
+    tls = ["+tls", *job.tls, "-ic"] if job.tls else []
+    return ["storescp", "+B", *sink, *fork, *tls, "-pdu", max(4096, min(job.pdu, 131072)), port]
+
+
+def _orthanc(job: Job, port: int) -> list:
+    own = job.scratch / f"orthanc-{port}"
+    own.mkdir()
+    configuration = {
+        "StorageDirectory": str(job.folder or own),
+        "IndexDirectory": str(own),
+        "Plugins": [],
+        "HttpServerEnabled": False,
+        "DicomPort": port,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+        "OverwriteInstances": True,
+    }
+    file = own / "orthanc.json"
+    file.write_text(json.dumps(configuration))
+    return ["Orthanc", file]
 
 
 RECEIVERS = {
@@ -106,10 +154,18 @@ RECEIVERS = {
         Receiver(UVLOOP, _asyncdicom("uvloop", "consume"), "uvloop"),
         Receiver(ASYNCIO, _asyncdicom("asyncio", "consume")),
         Receiver(IGNORE, _asyncdicom("uvloop", "ignore"), "uvloop"),
+        Receiver(TWO_WORKERS, _asyncdicom("uvloop", "consume", "workers=2"), "uvloop"),
         Receiver(C, _gather),
         Receiver(C_BY_PDU, lambda job, port: _gather(job, port, "by_pdu=1")),
         Receiver(DCMTK, _storescp, "storescp", takes_port=True),
+        Receiver(ORTHANC, _orthanc, "Orthanc", takes_port=True, indexes=True),
         Receiver(PYNETDICOM, _pynetdicom, "pynetdicom"),
+        Receiver(RAW_UVLOOP, _raw_tls("uvloop"), "uvloop"),
+        Receiver(RAW_ASYNCIO, _raw_tls("asyncio")),
+        Receiver(
+            STOCK, lambda _, port: [sys.executable, "-m", "asyncdicom", "storescp", "--ignore", port], takes_port=True
+        ),
+        Receiver(STOCK_DCMTK, lambda _, port: ["storescp", "--ignore", port], "storescp", takes_port=True),
     )
 }
 
@@ -135,7 +191,8 @@ SENDERS = {
             PYNETDICOM,
             lambda _, port, folder: python(HERE / "clients" / "pynetdicom_client.py", port, folder),
             "pynetdicom",
-            files=20,
+            slow=True,
+            tells_seconds=True,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""The results as a Markdown table and as JSON."""
+"""The results as JSON, as a Markdown table, and as a section of the README."""
 
 from __future__ import annotations
 
@@ -8,32 +8,70 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from .peers import ASYNCIO, C_BY_PDU, DCMTK, IGNORE, PYNETDICOM, UVLOOP, C
+from .peers import (
+    ASYNCIO,
+    C_BY_PDU,
+    DCMTK,
+    IGNORE,
+    ORTHANC,
+    PYNETDICOM,
+    RAW_ASYNCIO,
+    RAW_UVLOOP,
+    STOCK,
+    STOCK_DCMTK,
+    TWO_WORKERS,
+    UVLOOP,
+    C,
+)
+from .processes import file_system
+from .scenarios import CT, Run, Sample, Scenario
+from .targets import TARGETS, number, ratio
 
 if TYPE_CHECKING:
-    from .scenarios import Errors, Run, Samples, Scenario
+    from .scenarios import Errors, Samples
 
-Results = list[tuple["Scenario", "Samples", "Errors"]]
-COLUMNS = (UVLOOP, ASYNCIO, IGNORE, C, C_BY_PDU, DCMTK, PYNETDICOM)
-
-CT_ONE, CT_MANY = "512 KB CT, 1 association", "512 KB CT, 16 associations"
-FLOORS = ((CT_ONE, DCMTK, 1), (CT_ONE, PYNETDICOM, 10))
-CEILINGS = (("open associations: memory each", 64), ("1 GiB instance to a file: memory added at the peak", 16))
+RECEIVING = (UVLOOP, ASYNCIO, IGNORE, TWO_WORKERS, C, C_BY_PDU, RAW_UVLOOP, RAW_ASYNCIO, DCMTK, ORTHANC, PYNETDICOM)
+SENDING = (UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM)
 
 
-def machine() -> dict[str, str]:
+@dataclass
+class Results:
+    """All that was measured, on one machine, at one time."""
+
+    facts: dict[str, str]
     """What the absolute numbers depend on."""
+    scenarios: list[tuple[Scenario, Samples, Errors]]
+
+    def samples(self, name: str) -> Samples:
+        """Those of a scenario; nothing if it was not measured."""
+        return next((samples for scenario, samples, _ in self.scenarios if scenario.name == name), {})
+
+    def median(self, name: str, peer: str, what: str = "value") -> float | None:
+        """The median of a peer's runs."""
+        several = self.samples(name).get(peer)
+        if not several or getattr(several[0], what) is None:
+            return None
+        return median(getattr(each, what) for each in several)
+
+
+def machine(run: Run) -> dict[str, str]:
+    """Where and how it is measured."""
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {model[1] if model else platform.machine()}",
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
+        "files": file_system(run.folder).partition(" ")[0],
+        "files with fsync, and large ones": file_system(run.disk),
+        "rounds": str(run.rounds),
+        "seconds": f"{run.seconds:g}",
         "Python": platform.python_version(),
     }
     for package in ("asyncdicom", "uvloop", "pynetdicom"):
@@ -41,160 +79,250 @@ def machine() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    try:
-        version = subprocess.run(["storescp", "--version"], capture_output=True, text=True, check=False, timeout=10)
-        facts["DCMTK"] = re.search(r"v(\d[\d.]*)", version.stdout)[1]
-    except (OSError, TypeError):
-        pass
+    for name, command in (("DCMTK", "storescp"), ("Orthanc", "Orthanc"), ("OpenSSL", "openssl")):
+        try:
+            words = [command, "version" if command == "openssl" else "--version"]
+            output = subprocess.run(words, capture_output=True, text=True, check=False, timeout=10).stdout
+            facts[name] = re.search(r"(?:v|[Oo]rthanc |OpenSSL )(\d[\d.]*)", output)[1]
+        except (OSError, TypeError):
+            continue
     return facts
 
 
-def ratio(samples: Samples, name: str, other: str) -> float | None:
-    """The median of the rounds' ratios: each from two runs next to each other."""
-    if name not in samples or other not in samples:
-        return None
-    pairs = zip(samples[name], samples[other], strict=False)
-    ratios = [one.value / two.value for one, two in pairs if two.value]
-    return median(ratios) if ratios else None
+# JSON
 
 
-def write(results: Results, run: Run, folder: Path) -> str:
-    """Both files; returns the Markdown."""
-    folder.mkdir(exist_ok=True)
-    facts = machine()
-    data = {
-        "facts": facts | {"rounds": run.rounds, "seconds": run.seconds},
-        "scenarios": [
-            asdict(scenario)
-            | {
-                "errors": errors,
-                "results": {
-                    name: {
-                        "median": median(each.value for each in several),
-                        "cpu": median(each.cpu for each in several) if several[0].cpu is not None else None,
-                        "ratio": {other: ratio(samples, name, other) for other in samples if other != name},
-                        "runs": [asdict(each) for each in several],
-                    }
-                    for name, several in samples.items()
-                },
-            }
-            for scenario, samples, errors in results
-        ],
-    }
-    (folder / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    text = markdown(results, facts, run)
-    (folder / "results.md").write_text(text)
-    return text
+def save(results: Results, file: Path) -> None:
+    """Every run, a line for each peer."""
+    lines = []
+    for scenario, samples, errors in results.scenarios:
+        peers = [f'"runs {name}": {json.dumps([_compact(each) for each in runs])}' for name, runs in samples.items()]
+        own = {**asdict(scenario), "peers": list(scenario.peers), "errors": errors}
+        lines.append(",\n  ".join([f'{{"scenario": {json.dumps(own)}', *peers]) + "\n }")
+    body = ",\n ".join(lines)
+    file.write_text(f'{{"facts": {json.dumps(results.facts)},\n"results": [\n {body}\n]}}\n')
 
 
-def markdown(results: Results, facts: dict[str, str], run: Run) -> str:
-    """The table."""
+def _compact(sample: Sample) -> list:
+    def short(value: object) -> object:
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    more = {key: short(value) for key, value in (sample.more or {}).items()}
+    return [short(sample.value), short(sample.cpu), more]
+
+
+def load(file: Path) -> Results:
+    """What :func:`save` has written."""
+    data = json.loads(file.read_text())
+    names = {field.name for field in fields(Scenario)}
+    scenarios = []
+    for entry in data["results"]:
+        own = entry["scenario"]
+        scenario = Scenario(**{key: value for key, value in own.items() if key in names})
+        samples = {
+            key.removeprefix("runs "): [Sample(*each) for each in runs]
+            for key, runs in entry.items()
+            if key != "scenario"
+        }
+        scenarios.append((scenario, samples, own["errors"]))
+    return Results(data["facts"], scenarios)
+
+
+# Markdown
+
+_ABOUT = """\
+Medians of {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets stand
+the CPU seconds of that process and its children per GB (per 1,000 operations where objects are small). PDUs are of 16
+KiB, and receivers drop what they get, unless the line says otherwise.
+
+*uvloop* and *asyncio* are asyncdicom on either event loop, with a handler that consumes the data set view by view; *not
+consumed* has one that returns at once. *C* is a receiver of our own that gathers each data set in a buffer from few
+large reads, the best that is simple; *C by PDU* makes two system calls for each PDU, as receivers usually do, and
+copies nothing. Every receiver gets its data from the same C sender, which keeps one message at a time in flight on each
+association and acknowledges at once: Nagle's algorithm, which DCMTK and Orthanc leave on, costs them nothing here.
+What it costs is under *stock*.
+"""
+
+
+def markdown(results: Results, plots: list[str]) -> str:
+    """All tables."""
+    facts = results.facts
+    shown = [f"{key} {value}" if key != "machine" else value for key, value in facts.items()]
     lines = [
         "# Measurements",
         "",
-        f"Loopback, {', '.join(f'{key} {value}' if key != 'machine' else value for key, value in facts.items())}.",
-        f"Medians of {run.rounds} alternating rounds of {run.seconds:g} s. Ratios are medians of the rounds' ratios.",
-        "In brackets the CPU seconds of that process per GB (per 1,000 operations where the unit is 1/s).",
-        "C is a program of our own that gathers each data set in a buffer; *by PDU* two system calls for each.",
-        "PDUs are of 16 KiB and receivers drop what they get, unless the line says otherwise.",
+        f"Loopback; {', '.join(each for each in shown if not each.startswith(('rounds', 'seconds')))}.",
+        "",
+        *_ABOUT.format(**facts).splitlines(),
         "",
     ]
-    lines += _floors(results) + _receiving(results) + _sending(results) + _others(results)
-    notes = [f"- {scenario.name}: {scenario.note}" for scenario, _, _ in results if scenario.note]
-    failures = [f"- {scenario.name}: {name}: {why}" for scenario, _, errors in results for name, why in errors.items()]
+    lines += ["## Wanted and measured", "", *_targets(results)]
+    lines += ["## Receiving", "", *_rates(results, "receive", RECEIVING, (C, C_BY_PDU, DCMTK, ORTHANC, PYNETDICOM))]
+    lines += ["## Sending, to C", "", *_rates(results, "send", SENDING, SENDING[2:])]
+    lines += ["## Stock senders to stock receivers", "", *_stock(results)]
+    lines += ["## Many associations, latency, memory", "", *_others(results)]
+    notes = [f"- {scenario.name}: {scenario.note}" for scenario, _, _ in results.scenarios if scenario.note]
+    failures = [
+        f"- {scenario.name}: {name}: {why}" for scenario, _, errors in results.scenarios for name, why in errors.items()
+    ]
     if notes:
-        lines += ["Notes:", "", *notes, ""]
+        lines += ["## Notes", "", *notes, ""]
     if failures:
-        lines += ["Not measured:", "", *failures, ""]
+        lines += ["## Not measured", "", *failures, ""]
+    for plot in plots:
+        lines += [f"![{plot.partition('.')[0].replace('-', ' ')}]({plot})", ""]
     return "\n".join(lines)
 
 
-def _floors(results: Results) -> list[str]:
-    """What the project promises, and what was measured."""
-    found = {scenario.name: samples for scenario, samples, _ in results}
+def _targets(results: Results) -> list[str]:
     rows = []
-    for name, other, least in FLOORS:
-        value = ratio(found.get(name, {}), UVLOOP, other)
-        if value is not None:
-            rows.append([f"{name}: ratio to {other}", f">= {least:g}", f"{value:.2f}"])
-    one, many = (found.get(name, {}).get(UVLOOP) for name in (CT_ONE, CT_MANY))
-    if one and many:
-        value = median(each.value for each in many) / median(each.value for each in one)
-        rows.append(["16 associations, ratio to one", ">= 1", f"{value:.2f}"])
-    for name, most in CEILINGS:
-        if UVLOOP in found.get(name, {}):
-            rows.append([name, f"< {most:g}", f"{found[name][UVLOOP][0].value:.3g}"])
-    value = ratio(found.get("import time", {}), "asyncdicom", "asyncio, ssl")
-    if value is not None:
-        rows.append(["import asyncdicom, ratio to import asyncio, ssl", "<= 1.5", f"{value:.2f}"])
-    return _table(["promised", "", "measured"], rows)
+    for target in TARGETS:
+        measured = target.measured(results.samples(target.scenario))
+        if target.other:
+            words = "the C receiver" if target.other == C else "one worker" if target.other == UVLOOP else target.other
+            if target.scenario.startswith("sending") and target.other == C:
+                words = "a C sender"
+            wanted = f">= {target.wanted:g} of {words}" if target.wanted < 1 else f">= {target.wanted:g} x {words}"
+        else:
+            wanted = f"< {target.wanted:g} {target.unit}"
+        rate = results.median(target.scenario, target.mine) if target.other else None
+        unit = next((scenario.unit for scenario, _, _ in results.scenarios if scenario.name == target.scenario), "")
+        cpu = results.median(target.scenario, target.mine, "cpu")
+        cells = [f"{number(rate)} {unit}" if rate else "", number(cpu) if cpu else ""]
+        rows.append([target.scenario, wanted, measured or "not measured", *cells])
+    return _table(["work", "wanted", "measured", "rate", "CPU s per GB or 1,000"], rows)
 
 
-def _receiving(results: Results) -> list[str]:
-    rows = [
-        [
-            _name(scenario),
-            *(_cell(samples, name) for name in COLUMNS),
-            *_ratios(samples, (C, C_BY_PDU, DCMTK, PYNETDICOM)),
-        ]
-        for scenario, samples, _ in results
-        if scenario.kind == "receive"
-    ]
-    head = ["receiving", *(name.replace("asyncdicom ", "") for name in COLUMNS)]
-    return _table([*head, "uvloop / C", "/ C by PDU", "/ DCMTK", "/ pynetdicom"], rows)
+def _rates(results: Results, kind: str, columns: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    scenarios = [(scenario, samples) for scenario, samples, _ in results.scenarios if scenario.kind == kind]
+    head = [name.replace("asyncdicom uvloop, ", "").replace("asyncdicom ", "") for name in columns]
+    rates, ratios = [], []
+    for scenario, samples in scenarios:
+        name = f"{scenario.name}, {scenario.unit}"
+        rates.append([name, *(_cell(samples.get(peer)) for peer in columns)])
+        if kind == "send":
+            rates.append(
+                [f"the same, whole command, {scenario.unit}", *(_whole(samples.get(peer)) for peer in columns)]
+            )
+        found = (ratio(samples, UVLOOP, other) for other in others)
+        ratios.append([scenario.name, *("" if each is None else number(each) for each in found)])
+    return [*_table(["", *head], rates), *_table(["uvloop's ratio to", *others], ratios)]
 
 
-def _sending(results: Results) -> list[str]:
-    columns = (UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM)
-    rows = [
-        [_name(scenario), *(_cell(samples, name) for name in columns), *_ratios(samples, columns[2:])]
-        for scenario, samples, _ in results
-        if scenario.kind == "send"
-    ]
-    head = ["sending", *(name.replace("asyncdicom ", "") for name in columns)]
-    return _table([*head, "uvloop / C", "/ storescu", "/ dcmsend", "/ pynetdicom"], rows)
+def _stock(results: Results) -> list[str]:
+    rows = []
+    for scenario, samples, _ in results.scenarios:
+        if scenario.kind == "stock":
+            value = ratio(samples, STOCK, STOCK_DCMTK)
+            cells = [_cell(samples.get(STOCK)), _cell(samples.get(STOCK_DCMTK)), number(value) if value else ""]
+            rows.append([f"{scenario.name}, {scenario.unit}", *cells])
+    return _table(["", f"to {STOCK}", f"to {STOCK_DCMTK}", "ratio"], rows)
 
 
 def _others(results: Results) -> list[str]:
     lines = []
-    for scenario, samples, _ in results:
-        if scenario.kind in ("receive", "send"):
+    for scenario, samples, _ in results.scenarios:
+        if scenario.kind in ("receive", "send", "stock") or not samples:
             continue
-        first = next(iter(samples), None)
-        more = list((samples[first][0].more or {}) if first else ())
+        more = list(next(iter(samples.values()))[0].more or {})
         rows = [
-            [name, _number(median(each.value for each in several)), *(f"{several[0].more[key]:g}" for key in more)]
+            [
+                name,
+                number(median(each.value for each in several)),
+                *(number(median(each.more[key] for each in several)) for key in more),
+            ]
             for name, several in samples.items()
         ]
         lines += _table([scenario.name, scenario.unit, *more], rows)
     return lines
 
 
-def _name(scenario: Scenario) -> str:
-    return f"{scenario.name}, {scenario.unit}"
-
-
-def _cell(samples: Samples, name: str) -> str:
-    if name not in samples:
+def _cell(several: list[Sample] | None) -> str:
+    if not several:
         return ""
-    several = samples[name]
-    cpu = f" ({median(each.cpu for each in several):.2g})" if several[0].cpu is not None else ""
-    return _number(median(each.value for each in several)) + cpu
+    cpu = f" ({number(median(each.cpu for each in several))})" if several[0].cpu is not None else ""
+    return number(median(each.value for each in several)) + cpu
 
 
-def _ratios(samples: Samples, others: tuple[str, ...]) -> list[str]:
-    ratios = (ratio(samples, UVLOOP, other) for other in others)
-    return ["" if each is None else f"{each:.2f}" if each < 10 else f"{each:.0f}" for each in ratios]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _whole(several: list[Sample] | None) -> str:
+    return number(median(each.more["whole command"] for each in several)) if several else ""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    rows = [row for row in rows if any(row[1:])]
     if not rows:
         return []
-    kept = [index for index in range(len(head)) if any(row[index] for row in rows)]
+    kept = [0, *(index for index in range(1, len(head)) if any(row[index] for row in rows))]
     align = ["---" if index == 0 else "---:" for index in kept]
     table = [[head[index] for index in kept], align, *([row[index] for index in kept] for row in rows)]
     return [*(f"| {' | '.join(row)} |" for row in table), ""]
+
+
+# README
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+_README = (
+    ("receiving 512 KB instances, 1 association", "512 KB CT, 1 association", UVLOOP, DCMTK, PYNETDICOM),
+    ("the same, 16 associations", "512 KB CT, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("the same, into files", "512 KB CT to files, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("receiving 4 KB objects, 16 associations", "4 KB objects, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("an association for each instance", "512 KB CT, an association for each of 500", UVLOOP, DCMTK, PYNETDICOM),
+    ("C-ECHO over 100 associations", "C-ECHO, 100 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("over TLS 1.3, 16 associations", "512 KB CT over TLS 1.3, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    (
+        "sending 512 KB files (DCMTK: `dcmsend`)",
+        "sending 512 KB CT files, 1 association",
+        UVLOOP,
+        "dcmsend",
+        PYNETDICOM,
+    ),
+    ("sending 4 KB files (DCMTK: `dcmsend`)", "sending 4 KB files, 1 association", UVLOOP, "dcmsend", PYNETDICOM),
+    ("what stock `storescu` reaches with `storescp`", "stock storescu, 50 CT files", STOCK, STOCK_DCMTK, ""),
+)
+
+
+def readme_section(results: Results, plot: str) -> str:
+    """A table for those who choose, and one plot."""
+    facts = results.facts
+    programs = ", ".join(f"{each} {facts[each]}" for each in ("Python", "DCMTK", "pynetdicom") if each in facts)
+    lines = [
+        f"`make bench` on {facts['date']}: {facts['machine']}, loopback, {programs};",
+        f"medians of {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios are what",
+        "to compare. All of it, with the loopback's own limit, is in",
+        "[benchmarks/results/results.md](benchmarks/results/results.md).",
+        "",
+    ]
+    units = {
+        scenario.name: (scenario.unit, "GB" if scenario.size >= CT else "1,000") for scenario, _, _ in results.scenarios
+    }
+    rows = []
+    for words, name, mine, *others in _README:
+        rate, cpu = results.median(name, mine), results.median(name, mine, "cpu")
+        if rate is None:
+            continue
+        unit, per = units[name]
+        found = [ratio(results.samples(name), mine, other) for other in others]
+        cells = ("" if each is None else f"{number(each)} x" for each in found)
+        rows.append([words, f"{number(rate)} {unit}", f"{number(cpu)} s per {per}", *cells])
+    lines += _table(["", "asyncdicom", "CPU time", "to DCMTK", "to pynetdicom"], rows)
+    name = "10,000 open associations"
+    if found := results.samples(name).get(UVLOOP):
+        more = {key: number(median(each.more[key] for each in found)) for key in found[0].more}
+        lines += [
+            f"{name} in one process: {number(median(each.value for each in found))} KB each, opened in "
+            f"{more['opened in s']} s, {more['idle CPU %']} % of a core when",
+            f"idle, C-ECHO answered within {more['C-ECHO p99 ms']} ms in 99 of 100 cases meanwhile.",
+            "",
+        ]
+    lines += [f"![Throughput by number of associations]({plot})"]
+    return "\n".join(lines)
+
+
+def write_readme(section: str, file: Path) -> None:
+    """Put the section between its two marks. Raises ValueError if they are not there."""
+    before, begin, rest = file.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{file} has no {BEGIN} ... {END}")
+    file.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}")

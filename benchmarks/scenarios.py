@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING
 
-from .peers import ASYNCIO, C_BY_PDU, DCMTK, IGNORE, PYNETDICOM, RECEIVERS, SENDERS, UVLOOP, C, Job
-from .processes import ENVIRONMENT, TIMEOUT, Process, empty, run_sender
+from .peers import (
+    ASYNCIO,
+    C_BY_PDU,
+    DCMTK,
+    IGNORE,
+    ORTHANC,
+    PYNETDICOM,
+    RAW_ASYNCIO,
+    RAW_UVLOOP,
+    RECEIVERS,
+    SENDERS,
+    STOCK,
+    STOCK_DCMTK,
+    TWO_WORKERS,
+    UVLOOP,
+    C,
+    Job,
+)
+from .processes import ENVIRONMENT, TIMEOUT, Process, empty, files, run_sender, start_sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MB = 1e6
+MB, GIB = 1e6, 1 << 30
 CT = 512 << 10
 SMALL = 4096
 ALL = (UVLOOP, ASYNCIO, IGNORE, C, C_BY_PDU, DCMTK, PYNETDICOM)
-USUAL = (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM)
+USUAL = (UVLOOP, ASYNCIO, C, C_BY_PDU, DCMTK, PYNETDICOM)
+FILES = (UVLOOP, ASYNCIO, C, DCMTK, ORTHANC, PYNETDICOM)
+SENDING = (UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM)
+FORK = "DCMTK with --fork"
 
 
 @dataclass(frozen=True)
@@ -39,49 +60,119 @@ class Scenario:
     associations: int = 1
     size: int = CT
     pdu: int = 16384
-    to_files: bool = False
+    sink: str = "discard"
+    """Or ``write``: files in memory if the machine has a file system for it; or ``fsync``: files on a disk."""
+    sender: str = ""
+    rounds: int = 1000
+    """At the most."""
     note: str = ""
 
 
+_PDU = "DCMTK takes PDUs of 128 KiB at the most"
+_RATE = {"unit": "1/s"}
+_OPEN = {"kind": "open", "unit": "KB", "mode": "idle", "size": 0}
+_FAIR = {"kind": "fair", "unit": "ms", "rounds": 3, "peers": (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM)}
+_STOCK = {"kind": "stock", "unit": "1/s", "peers": (STOCK, STOCK_DCMTK), "note": "the whole command, start included"}
+_TLS = {"mode": "tls", "peers": (UVLOOP, ASYNCIO, RAW_UVLOOP, RAW_ASYNCIO, DCMTK, PYNETDICOM)}
+
 SCENARIOS = (
     Scenario("512 KB CT, 1 association", peers=ALL),
-    Scenario("512 KB CT, 1 association, 1 MiB PDUs", peers=ALL, pdu=1 << 20, note="DCMTK takes 128 KiB at the most"),
-    Scenario("512 KB CT, 16 associations", peers=ALL, associations=16, note="DCMTK with --fork"),
-    Scenario("4 KB objects, 1 association", unit="1/s", size=SMALL),
-    Scenario("4 KB objects, 16 associations", unit="1/s", size=SMALL, associations=16, note="DCMTK with --fork"),
-    Scenario("C-ECHO, 100 associations", unit="1/s", mode="echo", size=0, associations=100, note="DCMTK with --fork"),
-    Scenario("512 KB CT, an association for each", unit="1/s", mode="associate"),
-    Scenario("512 KB CT to files, 1 association", to_files=True),
-    Scenario("512 KB CT to files, 16 associations", to_files=True, associations=16, note="DCMTK with --fork"),
+    Scenario("512 KB CT, 1 association, 64 KiB PDUs", peers=ALL, pdu=1 << 16),
+    Scenario("512 KB CT, 1 association, 1 MiB PDUs", peers=ALL, pdu=1 << 20, note=_PDU),
+    Scenario("512 KB CT, 16 associations", peers=ALL, associations=16, note=FORK),
+    Scenario("512 KB CT, 100 associations", associations=100, note=FORK),
+    Scenario(
+        "64 MB multi-frame, 1 association",
+        size=64 << 20,
+        note="C gathers all of it, which goes beyond the processor's caches; those who drop it stay inside",
+    ),
+    Scenario("64 MB multi-frame, 1 association, 1 MiB PDUs", size=64 << 20, pdu=1 << 20, note=_PDU),
+    Scenario("4 KB objects, 1 association", **_RATE, size=SMALL),
+    Scenario("4 KB objects, 16 associations", **_RATE, size=SMALL, associations=16, note=FORK),
+    Scenario("4 KB objects, 100 associations", **_RATE, size=SMALL, associations=100, note=FORK),
+    Scenario(
+        "C-ECHO, 100 associations", **_RATE, mode="echo", size=0, associations=100, peers=(*USUAL, ORTHANC), note=FORK
+    ),
+    Scenario("512 KB CT, an association for each of 500", **_RATE, mode="associate"),
+    Scenario("512 KB CT to files, 1 association", sink="write", peers=FILES),
+    Scenario(
+        "512 KB CT to files, 16 associations",
+        sink="write",
+        associations=16,
+        peers=(*FILES, TWO_WORKERS),
+        note=f"{FORK}, which uses as many cores as there are",
+    ),
+    Scenario("64 MB multi-frame to files, 1 association", sink="write", size=64 << 20, peers=FILES),
+    Scenario(
+        "512 KB CT to files with fsync, 1 association",
+        sink="fsync",
+        peers=(UVLOOP, ASYNCIO, C, PYNETDICOM),
+        note="C waits for one file after the other, whatever the associations; DCMTK has no such switch",
+    ),
+    Scenario(
+        "512 KB CT to files with fsync, 16 associations",
+        sink="fsync",
+        associations=16,
+        peers=(UVLOOP, ASYNCIO, C, PYNETDICOM),
+    ),
+    Scenario(
+        "512 KB CT over TLS 1.3, 1 association",
+        **_TLS,
+        note="*ssl on uvloop* and *on asyncio* is Python's ssl with nothing above it but the counting of bytes",
+    ),
+    Scenario(
+        "512 KB CT over TLS 1.3, 16 associations", **_TLS, associations=16, note=f"{FORK}; a sending process for each"
+    ),
     Scenario(
         "sending 512 KB CT files, 1 association",
         kind="send",
-        note="storescu and dcmsend with TCP_NODELAY=1 in their environment; CPU with the start of the process",
-        peers=(UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM),
+        note="storescu and dcmsend with TCP_NODELAY=1 in their environment; the clock runs from the first data to the "
+        "last response, so it leaves out what all but C and pynetdicom do before: look into every file; the CPU time "
+        "is that of the whole process",
+        peers=SENDING,
+    ),
+    Scenario("sending 4 KB files, 1 association", kind="send", unit="1/s", size=SMALL, peers=SENDING),
+    Scenario("stock storescu, 50 CT files", **_STOCK, sender="storescu"),
+    Scenario("stock dcmsend, 50 CT files", **_STOCK, sender="dcmsend"),
+    Scenario(
+        "stock pynetdicom, 50 CT files", **{**_STOCK, "note": "from connecting to the release"}, sender=PYNETDICOM
     ),
     Scenario(
-        "sending 4 KB files, 1 association",
-        kind="send",
-        unit="1/s",
-        size=SMALL,
-        peers=(UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM),
+        "100 open associations",
+        **_OPEN,
+        associations=100,
+        rounds=2,
+        peers=(UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM),
+        note="opened one after the other; memory is that of the processes, not the kernel's, and comes in steps; C-"
+        f"ECHO goes round 100 of them, one each millisecond; {FORK}",
     ),
     Scenario(
-        "open associations: memory each",
-        kind="open",
-        unit="KB",
-        peers=(UVLOOP, ASYNCIO, DCMTK, PYNETDICOM),
-        associations=1000,
-        note="DCMTK (--fork) and pynetdicom with 100",
+        "1,000 open associations", **_OPEN, associations=1000, rounds=3, peers=(UVLOOP, ASYNCIO, C, DCMTK), note=FORK
     ),
+    Scenario("5,000 open associations", **_OPEN, associations=5000, rounds=3, peers=(UVLOOP, ASYNCIO, C)),
+    Scenario("10,000 open associations", **_OPEN, associations=10000, peers=(UVLOOP, ASYNCIO, C)),
+    Scenario("C-ECHO p99 beside 1 bulk sender", **_FAIR, note=FORK),
+    Scenario("C-ECHO p99 beside 16 bulk senders", **_FAIR, associations=16, note=FORK),
     Scenario(
-        "1 GiB instance to a file: memory added at the peak",
+        "memory added at the peak, 1 GiB instance to a file",
         kind="peak",
         unit="MB",
-        size=1 << 30,
+        size=GIB,
         pdu=131072,
-        to_files=True,
+        sink="write",
+        rounds=1,
         peers=(UVLOOP, ASYNCIO, DCMTK, PYNETDICOM),
+    ),
+    Scenario(
+        "memory added at the peak, 16 associations with a 1 GiB instance each",
+        kind="peak",
+        unit="MB",
+        associations=16,
+        size=GIB,
+        sink="disk",
+        rounds=1,
+        peers=(UVLOOP, ASYNCIO, DCMTK),
+        note=f"{FORK}, looked at 50 times a second; the rates are the disk's",
     ),
     Scenario("import time", kind="import", unit="ms", peers=("asyncdicom", "asyncio, ssl")),
 )
@@ -93,11 +184,20 @@ class Run:
 
     peer: Path
     """The C program."""
+    has_tls: bool
+    """Whether it can send over TLS."""
     folder: Path
     """For files: in memory if the machine has such a file system."""
+    disk: Path
+    """For files that have to reach one."""
     rounds: int
     seconds: float
     """Each receiving run lasts this long."""
+    quick: bool = False
+
+    def rounds_of(self, scenario: Scenario) -> int:
+        """How often each peer is measured."""
+        return min(self.rounds, scenario.rounds)
 
 
 @dataclass
@@ -119,49 +219,103 @@ def measure(scenario: Scenario, run: Run) -> tuple[Samples, Errors]:
     """All runs of a scenario, and what went wrong with whom."""
     samples: Samples = {}
     errors: Errors = {}
-    KINDS[scenario.kind](scenario, run, samples, errors)
-    return samples, errors
+    try:
+        KINDS[scenario.kind](scenario, run, samples, errors)
+    except Exception as error:  # the others are measured all the same
+        errors["all"] = _words(error)
+    return {name: samples[name] for name in scenario.peers if name in samples}, errors
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
 
 
 def _alternate(
-    scenario: Scenario, rounds: int, samples: Samples, errors: Errors, once: Callable[[str], Sample | None]
+    scenario: Scenario,
+    rounds: int,
+    samples: Samples,
+    errors: Errors,
+    once: Callable[[str], Sample],
+    *,
+    warm: bool = True,
 ) -> None:
-    """Everybody once in each round, each round beginning with another; the first round warms up and is not kept."""
+    """Everybody once in each round, each round beginning with another; the first round warms up and is not kept.
+
+    Whoever fails once has failed, and nothing is kept of it: ratios are made of runs that stand side by side.
+    """
     peers = [name for name in scenario.peers if name not in errors]
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm else 1, rounds + 1):
         for name in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
             if name in errors:
                 continue
             try:
                 sample = once(name)
             except Exception as error:
-                errors[name] = f"{type(error).__name__}: {error}"
+                errors[name] = _words(error)
+                samples.pop(name, None)
                 continue
-            if turn and sample is not None:
+            if turn:
                 samples.setdefault(name, []).append(sample)
+
+
+def _mark_missing(names: tuple[str, ...], table: dict, errors: Errors) -> None:
+    for name in names:
+        if not table[name].installed:
+            errors[name] = "not installed"
+
+
+def _start(stack: contextlib.ExitStack, name: str, job: Job, errors: Errors) -> tuple[Process, int] | None:
+    try:
+        return stack.enter_context(RECEIVERS[name].running(job))
+    except Exception as error:
+        errors[name] = _words(error)
+        return None
+
+
+def _rate(scenario: Scenario, messages: int, size: float, seconds: float) -> float:
+    return size / MB / seconds if scenario.unit == "MB/s" else messages / seconds
+
+
+def _per(scenario: Scenario, messages: int, size: float) -> float:
+    """GB, or thousands of operations where there are no bytes to speak of."""
+    return size / 1e9 if scenario.size >= CT else messages / 1e3
 
 
 def receive(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
     """The C sender to each server."""
+    _mark_missing(scenario.peers, RECEIVERS, errors)
+    tls = None
+    if scenario.mode == "tls":
+        if not run.has_tls:
+            errors.update(dict.fromkeys(scenario.peers, "the C sender was built without OpenSSL's headers"))
+            return
+        tls = _certificate(run.folder)
     with contextlib.ExitStack() as stack:
         servers = {}
         for index, name in enumerate(scenario.peers):
-            if not RECEIVERS[name].installed:
+            if name in errors:
                 continue
-            folder = run.folder / f"received-{index}" if scenario.to_files else None
-            if folder:
-                folder.mkdir(exist_ok=True)
-            job = Job(run.peer, scenario.pdu, scenario.associations, folder)
-            try:
-                servers[name] = *stack.enter_context(RECEIVERS[name].running(job)), folder
-            except Exception as error:
-                errors[name] = f"{type(error).__name__}: {error}"
+            folder = None
+            if scenario.sink != "discard":
+                folder = (run.disk if scenario.sink == "fsync" else run.folder) / f"received-{index}"
+                folder.mkdir()
+                stack.callback(shutil.rmtree, folder)
+            job = Job(
+                run.peer,
+                run.folder,
+                scenario.pdu,
+                scenario.size,
+                scenario.associations,
+                folder,
+                sync=scenario.sink == "fsync",
+                tls=tls,
+            )
+            if started := _start(stack, name, job, errors):
+                servers[name] = *started, folder
 
-        def once(name: str) -> Sample | None:
-            if name not in servers:
-                return None
+        def once(name: str) -> Sample:
             server, port, folder = servers[name]
-            before = server.cpu()
+            before, there = server.cpu(), len(files(folder)) if folder else 0
             result, sender = run_sender(
                 run.peer,
                 port,
@@ -169,110 +323,222 @@ def receive(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> N
                 associations=scenario.associations,
                 size=scenario.size,
                 pdu=scenario.pdu,
-                seconds=run.seconds,
-                messages=4000 if folder else 1e9,
+                seconds=TIMEOUT if scenario.mode == "associate" else run.seconds,
+                messages=_most_messages(scenario, run),
             )
             with sender:
                 cpu = server.cpu() - before
             if result["failures"]:
                 raise RuntimeError(f"{result['failures']} of {result['messages']} were refused")
             if folder:
-                if len(list(folder.iterdir())) < result["messages"]:
+                if len(files(folder)) - there < result["messages"]:
                     raise RuntimeError("not every instance was written")
-                empty(folder)
-            per = result["bytes"] / 1e9 if scenario.size >= CT else result["messages"] / 1e3
-            amount = result["bytes"] / MB if scenario.unit == "MB/s" else result["messages"]
-            return Sample(amount / result["seconds"], cpu / per, {"pdu": result.get("pdu")})
+                if not RECEIVERS[name].indexes:
+                    empty(folder)
+            value = _rate(scenario, result["messages"], result["bytes"], result["seconds"])
+            more = {key: result[key] for key in ("pdu", "tls") if key in result}
+            return Sample(value, cpu / _per(scenario, result["messages"], result["bytes"]), more)
 
-        _alternate(scenario, run.rounds, samples, errors, once)
+        _alternate(scenario, run.rounds_of(scenario), samples, errors, once)
+
+
+def _most_messages(scenario: Scenario, run: Run) -> int:
+    if scenario.mode == "associate":
+        return 50 if run.quick else 500
+    return 1_000_000_000 if scenario.sink == "discard" else (2 << 30) // scenario.size
 
 
 def send(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
     """Each client to the C receiver, which looks at the clock from the first data to the last response."""
-    folders = {
-        count: _make_files(run.folder / f"sent-{count}", count, scenario.size)
-        for count in {SENDERS[name].files for name in scenario.peers}
-    }
+    _mark_missing(scenario.peers, SENDERS, errors)
+    many = 400 if scenario.size >= CT else 4000
+    folders = {count: _make_files(run.folder / f"sent-{count}", count, scenario.size) for count in (20, many)}
 
-    def once(name: str) -> Sample | None:
+    def once(name: str) -> Sample:
         client = SENDERS[name]
-        if not client.installed:
-            return None
+        count = 20 if client.slow else many
         with Process([run.peer, "gather", "pdu=16384"]) as receiver:
             port = int(receiver.line())
-            command = client.command(run.peer, port, folders[client.files])
-            with Process(command, environment=dict(client.environment)) as process:
+            start = time.perf_counter()
+            with Process(
+                client.command(run.peer, port, folders[count]), environment=dict(client.environment)
+            ) as process:
                 cpu = process.wait()
+            whole = time.perf_counter() - start
             result = json.loads(receiver.line())
-        if result["messages"] != client.files:
-            raise RuntimeError(f"{result['messages']} of {client.files} were sent")
-        per = result["bytes"] / 1e9 if scenario.size >= CT else result["messages"] / 1e3
-        amount = result["bytes"] / MB if scenario.unit == "MB/s" else result["messages"]
-        return Sample(amount / result["seconds"], cpu / per)
+        if result["messages"] != count:
+            raise RuntimeError(f"{result['messages']} of {count} were sent")
+        value = _rate(scenario, count, result["bytes"], result["seconds"])
+        more = {"whole command": _rate(scenario, count, result["bytes"], whole)}
+        return Sample(value, cpu / _per(scenario, count, result["bytes"]), more)
 
-    _alternate(scenario, run.rounds, samples, errors, once)
+    _alternate(scenario, run.rounds_of(scenario), samples, errors, once)
+    for folder in folders.values():
+        shutil.rmtree(folder)
+
+
+def stock(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
+    """A client as its users have it to a server as its users have it, with nothing set for the one or the other."""
+    _mark_missing(scenario.peers, RECEIVERS, errors)
+    client, count = SENDERS[scenario.sender], 50
+    if not client.installed:
+        errors.update(dict.fromkeys(scenario.peers, f"{client.name} is not installed"))
+        return
+    folder = _make_files(run.folder / "stock", count, scenario.size)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        servers = {}
+        for name in scenario.peers:
+            if name not in errors:
+                servers[name] = _start(stack, name, Job(run.peer, run.folder, 16384), errors)
+
+        def once(name: str) -> Sample:
+            server, port = servers[name]
+            before, start = server.cpu(), time.perf_counter()
+            with Process(client.command(run.peer, port, folder)) as process:
+                process.wait()
+                seconds = float(process.line()) if client.tells_seconds else time.perf_counter() - start
+            return Sample(count / seconds, (server.cpu() - before) / (count * scenario.size / 1e9))
+
+        _alternate(scenario, run.rounds_of(scenario), samples, errors, once)
+
+
+def _memory(name: str) -> str:
+    """How to count: the share of pages that processes have in common also changes with what else is running."""
+    return "Pss" if name == DCMTK else "Rss"
 
 
 def open_associations(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
-    """Open many, look at the memory, then C-ECHO on a hundred of them, one each millisecond."""
-    for name in scenario.peers:
-        receiver = RECEIVERS[name]
-        count = scenario.associations if name in (UVLOOP, ASYNCIO) else 100
-        if not receiver.installed:
-            continue
-        try:
-            with receiver.running(Job(run.peer, scenario.pdu, count)) as (server, port):
-                _, warm = run_sender(run.peer, port, mode="idle", seconds=0.1, associations=1)
-                with warm:
-                    warm.tell()
-                    warm.line()
+    """Open many, look at the memory, then C-ECHO on a hundred of them, one each millisecond; a new server each time."""
+    _mark_missing(scenario.peers, RECEIVERS, errors)
+
+    def once(name: str) -> Sample:
+        count = scenario.associations
+        job = Job(run.peer, run.folder, scenario.pdu, associations=count)
+        with RECEIVERS[name].running(job) as (server, port):
+            _, warm = run_sender(run.peer, port, mode="idle", seconds=0.1, associations=1)
+            with warm:
+                warm.tell()
+                warm.line()
+            time.sleep(0.3)
+            before = server.memory(_memory(name))
+            opened, sender = run_sender(run.peer, port, mode="idle", seconds=1, associations=count)
+            with sender:
                 time.sleep(0.3)
-                before = server.memory()
-                opened, sender = run_sender(run.peer, port, mode="idle", seconds=1, associations=count)
-                with sender:
-                    time.sleep(0.3)
-                    memory = (server.memory() - before) / count
-                    cpu, start = server.cpu(), time.monotonic()
-                    time.sleep(1)
-                    idle = (server.cpu() - cpu) / (time.monotonic() - start)
-                    sender.tell()
-                    latency = json.loads(sender.line())
-                more = {
-                    "associations": count,
-                    "opened per second": round(count / opened["seconds"]),
-                    "idle CPU": round(idle, 3),
-                    "C-ECHO p50 ms": round(latency["p50"] * 1e3, 3),
-                    "C-ECHO p99 ms": round(latency["p99"] * 1e3, 3),
-                }
-                samples[name] = [Sample(memory / 1024, None, more)]
-        except Exception as error:
-            errors[name] = f"{type(error).__name__}: {error}"
+                memory = (server.memory(_memory(name)) - before) / count
+                cpu, start = server.cpu(), time.monotonic()
+                time.sleep(1)
+                idle = (server.cpu() - cpu) / (time.monotonic() - start)
+                sender.tell()
+                latency = json.loads(sender.line())
+        return Sample(
+            memory / 1024,
+            None,
+            {
+                "opened in s": opened["seconds"],
+                "idle CPU %": 100 * idle,
+                "C-ECHO p50 ms": latency["p50"] * 1e3,
+                "C-ECHO p99 ms": latency["p99"] * 1e3,
+                "C-ECHO max ms": latency["max"] * 1e3,
+            },
+        )
+
+    _alternate(scenario, run.rounds_of(scenario), samples, errors, once, warm=False)
+
+
+def fairness(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
+    """C-ECHO on an association of its own, one each millisecond, while others send as much as they can."""
+    _mark_missing(scenario.peers, RECEIVERS, errors)
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name in scenario.peers:
+            if name not in errors:
+                job = Job(run.peer, run.folder, scenario.pdu, associations=1 + scenario.associations)
+                servers[name] = _start(stack, name, job, errors)
+
+        def once(name: str) -> Sample:
+            _, port = servers[name]
+            seconds = max(1.0, run.seconds)
+            _, echo = run_sender(run.peer, port, mode="idle", seconds=seconds, associations=1)
+            with (
+                echo,
+                start_sender(
+                    run.peer, port, associations=scenario.associations, size=scenario.size, seconds=seconds + 0.5
+                ) as bulk,
+            ):
+                time.sleep(0.25)
+                echo.tell()
+                latency = json.loads(echo.line())
+                result = json.loads(bulk.line())
+            return Sample(
+                latency["p99"] * 1e3,
+                None,
+                {
+                    "p50 ms": latency["p50"] * 1e3,
+                    "max ms": latency["max"] * 1e3,
+                    "MB/s meanwhile": result["bytes"] / MB / result["seconds"],
+                },
+            )
+
+        _alternate(scenario, run.rounds_of(scenario), samples, errors, once, warm=False)
 
 
 def peak(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
-    """One large instance to a file, once, in a process that has just begun."""
-    for name in scenario.peers:
-        receiver = RECEIVERS[name]
-        if not receiver.installed:
-            continue
-        folder = run.folder / "large"
-        folder.mkdir(exist_ok=True)
+    """Large instances to files, one on each association, in a process that has just begun."""
+    _mark_missing(scenario.peers, RECEIVERS, errors)
+    folder = (run.disk if scenario.sink == "disk" else run.folder) / "large"
+    folder.mkdir()
+    count = scenario.associations
+    room = shutil.disk_usage(folder).free / count / 1.3
+    size = min(scenario.size, 1 << int(room).bit_length() - 1, 64 << 20 if run.quick else GIB)
+
+    def once(name: str) -> Sample:
         try:
-            with receiver.running(Job(run.peer, scenario.pdu, 1, folder)) as (server, port):
+            with RECEIVERS[name].running(Job(run.peer, run.folder, scenario.pdu, size, count, folder)) as (
+                server,
+                port,
+            ):
+                _, warm = run_sender(run.peer, port, messages=count, associations=count, size=SMALL)
+                with warm:
+                    pass
+                empty(folder)
+                time.sleep(0.3)
                 server.reset_peak()
-                before = server.memory("Rss")
-                result, sender = run_sender(
-                    run.peer, port, messages=1, size=scenario.size, pdu=scenario.pdu, seconds=TIMEOUT
-                )
-                with sender:
-                    added = (server.peak() - before) / MB
-                if sum(path.stat().st_size for path in folder.iterdir()) < scenario.size:
-                    raise RuntimeError("the instance was not written")
-                samples[name] = [Sample(added, None, {"MB/s": round(result["bytes"] / MB / result["seconds"])})]
-        except Exception as error:
-            errors[name] = f"{type(error).__name__}: {error}"
+                forks = count > 1 and name == DCMTK
+                before = server.memory(_memory(name) if forks else "Rss")
+                with start_sender(
+                    run.peer, port, messages=count, associations=count, size=size, pdu=scenario.pdu, seconds=TIMEOUT
+                ) as sender:
+                    watched = _watch(server) if forks else None
+                    result = json.loads(sender.line(timeout=5 * TIMEOUT))
+                    added = ((watched() if watched else server.peak()) - before) / MB
+                if result["failures"] or sum(path.stat().st_size for path in files(folder)) < count * size:
+                    raise RuntimeError("not every instance was written")
+                return Sample(added, None, {"MB/s": result["bytes"] / MB / result["seconds"], "MiB each": size >> 20})
         finally:
             empty(folder)
+
+    _alternate(scenario, run.rounds_of(scenario), samples, errors, once, warm=False)
+    shutil.rmtree(folder)
+
+
+def _watch(server: Process) -> Callable[[], float]:
+    """The most memory that a server and its children have had until the returned function is called."""
+    most, done = [0.0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            most[0] = max(most[0], server.memory())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+
+    def stop() -> float:
+        done.set()
+        thread.join(TIMEOUT)
+        return most[0]
+
+    return stop
 
 
 def import_time(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
@@ -295,31 +561,63 @@ def import_time(scenario: Scenario, run: Run, samples: Samples, errors: Errors) 
         return Sample(total / 1e3, None, {"whole process ms": wall * 1e3})
 
     _alternate(scenario, 20 if run.rounds >= 5 else 5, samples, errors, once)
-    for name, several in samples.items():
-        several[0].more = {"whole process ms": round(median(each.more["whole process ms"] for each in several), 1)}
-        samples[name] = several
 
 
 def _make_files(folder: Path, count: int, size: int) -> Path:
-    """CT images with nothing in them but what makes them valid."""
+    """CT images with nothing in them but what makes them valid; they differ in their SOP Instance UID."""
     from pydicom.dataset import Dataset, FileMetaDataset
 
-    empty(folder) if folder.exists() else folder.mkdir()
+    folder.mkdir()
+    data_set = Dataset()
+    data_set.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data_set.SOPInstanceUID = "2.25.1987654321"
+    data_set.StudyInstanceUID = data_set.SeriesInstanceUID = "2.25.1"
+    data_set.PatientName, data_set.PatientID, data_set.Modality = "Benchmark", "1", "CT"
+    data_set.SamplesPerPixel, data_set.PhotometricInterpretation = 1, "MONOCHROME2"
+    data_set.Rows, data_set.Columns = (512, 512) if size >= CT else (size // 128, 64)
+    data_set.BitsAllocated, data_set.BitsStored, data_set.HighBit, data_set.PixelRepresentation = 16, 16, 15, 0
+    data_set.PixelData = bytes(range(256)) * (size // 256)
+    data_set["PixelData"].VR = "OW"
+    data_set.file_meta = FileMetaDataset()
+    data_set.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    data_set.save_as(folder / "00000.dcm", enforce_file_format=True)
+    model = (folder / "00000.dcm").read_bytes()
     for index in range(count):
-        data_set = Dataset()
-        data_set.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        data_set.SOPInstanceUID = f"2.25.1{index:09d}"
-        data_set.StudyInstanceUID = data_set.SeriesInstanceUID = "2.25.1"
-        data_set.PatientName, data_set.PatientID, data_set.Modality = "Benchmark", "1", "CT"
-        data_set.SamplesPerPixel, data_set.PhotometricInterpretation = 1, "MONOCHROME2"
-        data_set.Rows, data_set.Columns = (512, 512) if size >= CT else (size // 128, 64)
-        data_set.BitsAllocated, data_set.BitsStored, data_set.HighBit, data_set.PixelRepresentation = 16, 16, 15, 0
-        data_set.PixelData = bytes(range(256)) * (size // 256)
-        data_set["PixelData"].VR = "OW"
-        data_set.file_meta = FileMetaDataset()
-        data_set.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-        data_set.save_as(folder / f"{index:05d}.dcm", enforce_file_format=True)
+        (folder / f"{index:05d}.dcm").write_bytes(model.replace(b"2.25.1987654321", b"2.25.1%09d" % index))
     return folder
 
 
-KINDS = {"receive": receive, "send": send, "open": open_associations, "peak": peak, "import": import_time}
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A private key and a certificate that it has signed itself."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key_file, certificate_file = folder / "key.pem", folder / "certificate.pem"
+    if not key_file.exists():
+        key = rsa.generate_private_key(65537, 2048)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )
+        private = serialization.PrivateFormat.TraditionalOpenSSL
+        key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
+        certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return key_file, certificate_file
+
+
+KINDS = {
+    "receive": receive,
+    "send": send,
+    "stock": stock,
+    "open": open_associations,
+    "fair": fairness,
+    "peak": peak,
+    "import": import_time,
+}

@@ -1,42 +1,40 @@
-"""asyncdicom as a receiver, by its public API only: ``LOOP SINK PDU [FOLDER]``; prints its port, ends with SIGTERM."""
+"""asyncdicom as a receiver, by its public API only: ``LOOP SINK PDU [key=value...]``; prints its port.
+
+The keys are ``folder``, ``workers``, and ``key`` and ``cert`` for TLS. It ends with SIGTERM.
+"""
 
 import asyncio
+import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 import asyncdicom
-
-loop, sink, pdu, *rest = sys.argv[1:]
-folder = Path(*rest)
+from benchmarks.servers import handlers
 
 
-async def consume(request: asyncdicom.CStoreRequest) -> asyncdicom.Status:
-    async for _ in request.data_set:
-        pass
-    return asyncdicom.Status.SUCCESS
-
-
-async def ignore(request: asyncdicom.CStoreRequest) -> asyncdicom.Status:  # noqa: ARG001 - that is the point
-    return asyncdicom.Status.SUCCESS
-
-
-async def save(request: asyncdicom.CStoreRequest) -> asyncdicom.Status:
-    await request.data_set.save_as(folder / f"{request.sop_instance_uid}.dcm")
-    return asyncdicom.Status.SUCCESS
-
-
-async def main() -> None:
-    handler = {"consume": consume, "ignore": ignore, "save": save}[sink]
+async def main(sink: str, pdu: str, **options: str) -> None:
+    handler = getattr(handlers, sink)
+    if "folder" in options:
+        handler = partial(handler, Path(options["folder"]))
+    context = None
+    if "key" in options:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(options["cert"], options["key"])
+    workers = {"workers": int(options["workers"])} if "workers" in options else {}
     async with asyncdicom.serve(
-        "127.0.0.1", 0, c_store=handler, max_pdu_length=int(pdu), max_associations=20_000
+        "127.0.0.1", 0, c_store=handler, max_pdu_length=int(pdu), max_associations=20_000, ssl=context, **workers
     ) as server:
         print(server.port, flush=True)
         await server.serve_forever()
 
 
-if loop == "uvloop":
-    import uvloop
+if __name__ == "__main__":
+    loop, sink, pdu, *rest = sys.argv[1:]
+    running = main(sink, pdu, **dict(word.split("=", 1) for word in rest))
+    if loop == "uvloop":
+        import uvloop
 
-    uvloop.run(main())
-else:
-    asyncio.run(main())
+        uvloop.run(running)
+    else:
+        asyncio.run(running)
