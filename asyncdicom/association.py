@@ -99,6 +99,7 @@ class Association:
         max_send_pdu_length: int,
         c_store: CStoreHandler | None = None,
         on_associate: Callable[[Association, Indicated], None],
+        on_handled: Callable[[CStoreRequest, Status | None], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
@@ -118,6 +119,8 @@ class Association:
         self._fragment_size = 0
         self._c_store = c_store
         self._on_associate = on_associate
+        self._on_handled = on_handled
+        """Told of each request that a handler had, and of the status that it was answered with."""
         self._on_end = on_end
         self._on_close = on_close
         self._reader = MessageReader(self.contexts)
@@ -562,11 +565,13 @@ class Association:
 
     async def _handle(self, request: CStoreRequest) -> None:
         """Run the handler for one request, and answer."""
+        answered: Status | None = None
         try:
             status = await self._call(request)
             await request.data_set.drop()
             if self._ended is None:
                 self._respond(request.context.id, request.command, status)
+                answered = status
         except (asyncio.CancelledError, AssociationError):
             self._abort_now()
         except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
@@ -574,6 +579,8 @@ class Association:
             self._abort_now()
         finally:
             request.data_set.close()
+            if self._on_handled is not None:
+                self._on_handled(request, answered)
             self._handler = None
             if self._ended is None:
                 self._last_message = self.connection.now()
