@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .association import Association
     from .server import serve
+    from .upper_layer import Indicated
 
 __all__ = ["WorkerGroup"]
 
@@ -59,7 +60,7 @@ _ACCEPT_PAUSE = 1.0
 _ACCEPTS = 64
 """Connections that are accepted at a time, so that other things come to their turn."""
 _REPORT_INTERVAL = 0.5
-"""Seconds between reports of a worker that has something to report; of an ended connection it tells at once."""
+"""Seconds between reports of a worker that has something to report; of associations it tells at once."""
 
 
 class WorkerGroup(Server):
@@ -580,6 +581,10 @@ class _WorkerServer(Server):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _associate(self, association: Association, indicated: Indicated) -> None:
+        super()._associate(association, indicated)
+        self._report()
 
     def _gone(self, association: Association) -> None:
         super()._gone(association)
