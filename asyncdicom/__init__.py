@@ -24,7 +24,7 @@ from .part10 import FileMeta
 from .pdu import UserIdentity
 from .presentation import Context, PresentationContext
 from .requests import CStoreHandler, CStoreRequest
-from .server import Server, serve, storage_contexts
+from .server import Server, Statistics, serve, storage_contexts
 
 __all__ = [
     "Association",
@@ -52,6 +52,7 @@ __all__ = [
     "Priority",
     "ProtocolError",
     "Server",
+    "Statistics",
     "Status",
     "Timeouts",
     "UserIdentity",

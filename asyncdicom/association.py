@@ -101,6 +101,7 @@ class Association:
         max_send_pdu_length: int,
         c_store: CStoreHandler | None = None,
         on_associate: Callable[[Association, Indicated], None],
+        on_handled: Callable[[CStoreRequest, Status | None], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
@@ -120,6 +121,8 @@ class Association:
         self._fragment_size = 0
         self._c_store = c_store
         self._on_associate = on_associate
+        self._on_handled = on_handled
+        """Told of each request that a handler had, and of the status that it was answered with."""
         self._on_end = on_end
         self._on_close = on_close
         self._reader = MessageReader(self.contexts)
@@ -585,8 +588,9 @@ class Association:
                     continue
                 request = self._waiting.popleft()
                 self._is_handling = True
+                answered = None
                 try:
-                    await self._handle(request)
+                    answered = await self._handle(request)
                 except (asyncio.CancelledError, AssociationError):
                     self._abort_now()
                 except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
@@ -595,6 +599,8 @@ class Association:
                 finally:
                     request.data_set.close()
                     self._is_handling = False
+                    if self._on_handled is not None:
+                        self._on_handled(request, answered)
         finally:
             self._handler = None
             self._handlers_done()
@@ -605,8 +611,8 @@ class Association:
             self._handled.set_result(None)
             self._handled = None
 
-    async def _handle(self, request: CStoreRequest) -> None:
-        """Call the handler, and answer."""
+    async def _handle(self, request: CStoreRequest) -> Status | None:
+        """Call the handler, and answer; returns with what, None if the association has ended."""
         assert self._c_store is not None
         try:
             answer = self._c_store(request)
@@ -619,9 +625,11 @@ class Association:
             status = self._status_for(request, error)
         if not request.data_set.is_complete:
             await request.data_set.drop()
-        if self._ended is None:
-            self._respond(request.context.id, request.command, status)
-            self._last_message = self.connection.now()
+        if self._ended is not None:
+            return None
+        self._respond(request.context.id, request.command, status)
+        self._last_message = self.connection.now()
+        return status
 
     def _status_for(self, request: CStoreRequest, error: Exception) -> Status:
         """What a handler's exception is answered with; raises it again when it is that the association is over."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import inspect
 import logging
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from .association import Association, Timeouts
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
-from .errors import AssociationAborted, LocalProtocolError, describe_rejection
+from .command import Category
+from .errors import AssociationAborted, AssociationReleased, LocalProtocolError, describe_rejection
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
@@ -37,23 +41,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
-    from .requests import CStoreHandler
+    from .command import Status
+    from .requests import CStoreHandler, CStoreRequest
     from .upper_layer import Indicated
 
-__all__ = ["Server", "serve", "storage_contexts"]
+__all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
 
 _log = logging.getLogger("asyncdicom")
 
 _MAX_PENDING = 1000
 """Connections that have not sent an association request; beyond it the oldest is dropped for the newest."""
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 
 
 def storage_contexts(transfer_syntaxes: Iterable[str] = STORAGE_TRANSFER_SYNTAXES) -> list[Context]:
     """A context for every storage SOP class, by default with every transfer syntax that can be kept as it comes."""
     syntaxes = tuple(transfer_syntaxes)
     return [Context(uid, syntaxes) for uid in STORAGE_SOP_CLASSES]
+
+
+@dataclasses.dataclass(slots=True)
+class Statistics:
+    """What a server has done since it began. Two of them can be added."""
+
+    associations: int = 0
+    """Established now."""
+    accepted: int = 0
+    """Associations, those that are over among them."""
+    rejected: int = 0
+    """Association requests."""
+    aborted: int = 0
+    """Associations that ended in another way than by a release."""
+    instances: int = 0
+    """C-STOREs that were answered with success or a warning."""
+    failures: int = 0
+    """C-STOREs that a handler had, and that were answered with a failure or not at all."""
+    bytes: int = 0
+    """Of the instances' data sets."""
+
+    def __add__(self, other: Statistics) -> Statistics:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Statistics(*(mine + its for mine, its in pairs))
 
 
 class Server:
@@ -86,6 +116,7 @@ class Server:
         self._pending: dict[Association, None] = {}
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
+        self._statistics = Statistics()
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,8 +124,18 @@ class Server:
 
     @property
     def associations(self) -> tuple[Association, ...]:
-        """The established ones, the oldest first."""
+        """The established ones of this process, the oldest first."""
         return tuple(self._associations)
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The IDs of the processes that serve."""
+        return (os.getpid(),)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What it has done until now."""
+        return dataclasses.replace(self._statistics, associations=len(self._associations))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -108,7 +149,10 @@ class Server:
         return self.addresses[0][1]
 
     async def serve_forever(self) -> None:
-        """Wait until the server is closed. Cancellation only ends the waiting."""
+        """Wait until the server is closed. Cancellation only ends the waiting.
+
+        Raises RuntimeError when a worker has ended and its successors do not come up.
+        """
         await asyncio.shield(self._closing)
 
     async def close(self, drain: float = 10.0) -> None:
@@ -165,6 +209,7 @@ class Server:
             max_send_pdu_length=self._max_send_pdu_length,
             c_store=self._c_store,
             on_associate=self._associate,
+            on_handled=self._handled,
             on_end=self._ended,
             on_close=self._gone,
         )
@@ -182,6 +227,7 @@ class Server:
         """The service provider's judgement of a request: is there a place (AE-6)."""
         if len(self._associations) < self._max_associations and not self._closing.done():
             return None
+        self._statistics.rejected += 1
         _log.warning("> A-ASSOCIATE-RJ: %d associations, %d allowed", len(self._associations), self._max_associations)
         return AssociateRJ(2, 3, 2)  # transient, local limit exceeded
 
@@ -200,6 +246,7 @@ class Server:
         user = request.user_information
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
+            self._statistics.rejected += 1
             words = describe_rejection(rejection.result, rejection.source, rejection.reason)
             _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
             upper_layer.reject(rejection, now)
@@ -218,6 +265,7 @@ class Server:
             upper_layer.accept(answer, now)
             self._pending.pop(association, None)
             self._associations[association] = None
+            self._statistics.accepted += 1
             try:
                 association.established(user, negotiated.contexts)
             except LocalProtocolError as error:
@@ -237,9 +285,18 @@ class Server:
             return AssociateRJ(1, 1, 1)
         return None
 
+    def _handled(self, request: CStoreRequest, answer: Status | None) -> None:
+        """A handler is done with a request, and this is what the peer was told."""
+        if answer is None or answer.category is Category.FAILURE:
+            self._statistics.failures += 1
+        else:
+            self._statistics.instances += 1
+            self._statistics.bytes += request.data_set.received
+
     def _ended(self, association: Association) -> None:
         """Only its connection is left, until the peer closes or ARTIM ends: that is no place taken."""
         if association in self._associations:
+            self._statistics.aborted += not isinstance(association._ended, AssociationReleased)
             del self._associations[association]
             self._pending[association] = None
             self._changed()
@@ -278,6 +335,15 @@ class serve:  # noqa: N801 - it is called like a function
     the same unless ``require_context``.
 
     ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
+
+    ``ssl`` is a context, or a function that makes one.
+
+    ``workers`` is the number of processes that share the work; more than one gives a :class:`WorkerGroup`. Each of them
+    imports what it needs, so the handler has to be a function at the top level of a module (or a method of an object
+    that can be pickled, or a ``functools.partial``), ``ssl`` a function, and the program's own start has to stand below
+    ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` is shared
+    out among them. Not on Windows. ``initializer``, which may be a coroutine function, is called in each process before
+    it serves.
     """
 
     def __init__(
@@ -292,13 +358,17 @@ class serve:  # noqa: N801 - it is called like a function
         any_storage: bool | Iterable[str] = False,
         prefer_own_syntax: bool = False,
         require_context: bool = False,
-        ssl: ssl_module.SSLContext | None = None,
+        ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         timeouts: Timeouts | None = None,
         max_associations: int = 1000,
         max_pdu_length: int = DEFAULT_MAX_PDU_LENGTH,
         max_send_pdu_length: int = DEFAULT_MAX_SEND_PDU_LENGTH,
         reuse_port: bool | None = None,
+        workers: int | None = None,
+        initializer: Callable[[], object] | None = None,
     ) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"{workers} workers cannot serve")
         supported = as_contexts(contexts or ())
         if contexts is None:
             supported = [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
@@ -306,6 +376,9 @@ class serve:  # noqa: N801 - it is called like a function
         self._port = port
         self._ssl = ssl
         self._reuse_port = reuse_port
+        self._workers = workers or 1
+        self._max_associations = max_associations
+        self._initializer = initializer
         self._timeouts = timeouts or Timeouts()
         self._options = {
             "ae_title": ae_title,
@@ -338,14 +411,24 @@ class serve:  # noqa: N801 - it is called like a function
         await self._server.close(drain=10.0 if error is None else 0.0)
 
     async def _serve(self) -> Server:
+        if self._workers > 1:
+            from .workers import WorkerGroup  # noqa: PLC0415 - brings multiprocessing, which takes its time
+
+            return await WorkerGroup._start(self)
+        await self._initialize()
         server = Server(**self._options)  # type: ignore[arg-type]
-        server._listener = await asyncio.get_running_loop().create_server(
+        server._listener = await self._listen(
             server._make_connection,
-            self._host,
-            self._port,
-            ssl=self._ssl,
+            ssl=self._ssl() if callable(self._ssl) else self._ssl,
             ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
-            backlog=_BACKLOG,
-            reuse_port=self._reuse_port,
         )
         return server
+
+    async def _initialize(self) -> None:
+        if self._initializer is not None and inspect.isawaitable(done := self._initializer()):
+            await done
+
+    async def _listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            protocol_factory, self._host, self._port, backlog=BACKLOG, reuse_port=self._reuse_port, **options
+        )

@@ -119,7 +119,7 @@ def test_dcmtks_faults_have_their_exit_codes(tmp_path, fault, code):
         assert run("storescu", *peer, write_instance(tmp_path / "a.dcm")).returncode == code
 
 
-@pytest.mark.parametrize("options", ["+xa", "+x=", "+xi", "+xe -pm", "--fork -dhl -up", "+B -fe .img"])
+@pytest.mark.parametrize("options", ["+xa", "+x=", "+xi", "+xe -pm", "--fork -dhl -up", "+B -fe .img", "--workers 2"])
 def test_dcmtks_sender_is_served_whatever_storescps_options(tmp_path, options):
     with Receiver(tmp_path / "ours", *options.split()) as ours:
         assert dcmtk("storescu", *ours.peer, write_instance(tmp_path / "a.dcm")).returncode == 0

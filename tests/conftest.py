@@ -22,8 +22,8 @@ settings.load_profile("asyncdicom")
 
 
 @pytest.fixture(scope="session")
-def tls_contexts(tmp_path_factory):
-    """TLS contexts for a server called localhost, and for a client that trusts it."""
+def tls_files(tmp_path_factory):
+    """The certificate of a server called localhost, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -44,6 +44,12 @@ def tls_contexts(tmp_path_factory):
     (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
     key_bytes = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(key_bytes)
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+@pytest.fixture(scope="session")
+def tls_contexts(tls_files):
+    """TLS contexts for a server called localhost, and for a client that trusts it."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    return server, ssl.create_default_context(cafile=folder / "certificate.pem")
+    server.load_cert_chain(*tls_files)
+    return server, ssl.create_default_context(cafile=tls_files[0])

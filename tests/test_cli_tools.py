@@ -1,9 +1,11 @@
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_processes import (
@@ -486,3 +488,56 @@ def test_draining_has_an_end(tmp_path):
         assert receiver.end() == 0
         store.communicate(timeout=DEADLINE)
         assert store.returncode == 70
+
+
+# storescp with several processes
+
+several_processes = pytest.mark.skipif(not hasattr(socket, "SCM_RIGHTS"), reason="no SCM_RIGHTS")
+
+
+def children(pid):
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@several_processes
+@pytest.mark.parametrize("loop", LOOPS)
+def test_workers_share_the_associations_and_have_one_summary(tmp_path, loop):
+    sent = write_instances(tmp_path / "sent", 8)
+    with Receiver(tmp_path / "received", "--workers", 2, "--loop", loop, "-v") as receiver:
+        assert run("storescu", *receiver.peer, sent, "--associations", 4).returncode == 0
+        assert receiver.end() == 0
+    size = sum(len(data_set(path)) for path in sent.iterdir())
+    assert receiver.output.splitlines()[1:] == [f"8 instances, {size} bytes, 0 failures"]
+    assert receiver.errors.count(" -> ") == 8
+    assert len(receiver.files()) == 8
+
+
+@several_processes
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_lets_running_associations_of_workers_end(tmp_path, number):
+    path = write_instance(tmp_path / "a.dcm")
+    with Receiver(tmp_path / "received", "--workers", 2, "--sleep-after", 1) as receiver:
+        store = start("storescu", *receiver.peer, path)
+        wait_until(receiver.files)
+        for pid in (*children(receiver.process.pid), receiver.process.pid):
+            os.kill(pid, number)
+        store.communicate(timeout=DEADLINE)
+        assert (store.returncode, receiver.finish()) == (0, 0)
+    assert receiver.output.endswith(f"1 instances, {len(data_set(path))} bytes, 0 failures\n")
+    assert "ending: 1 associations" in receiver.errors
+    assert "Traceback" not in receiver.errors
+
+
+@several_processes
+def test_a_second_signal_ends_workers_at_once_and_what_they_did_is_counted(tmp_path):
+    with Receiver(tmp_path / "received", "--workers", 2, "--sleep-after", 1000, "--drain", 1000) as receiver:
+        store = start("storescu", *receiver.peer, write_instance(tmp_path / "a.dcm"))
+        wait_until(receiver.files)
+        receiver.process.terminate()
+        wait_until(lambda: run("echoscu", *receiver.peer).returncode == 60)
+        receiver.process.terminate()
+        assert receiver.finish() == 0
+        store.communicate(timeout=DEADLINE)
+        assert store.returncode == 70
+    assert receiver.output.endswith("0 instances, 0 bytes, 1 failures\n")

@@ -7,6 +7,7 @@ SIGINT no association is taken any more, and those that run have time to end; a 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import secrets
 import signal
@@ -19,10 +20,10 @@ from asyncdicom.command import Status
 from asyncdicom.errors import AssociationError
 from asyncdicom.pdu import check_ae_title
 from asyncdicom.presentation import STORAGE_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import Server, serve, storage_contexts
+from asyncdicom.server import serve, storage_contexts
 from asyncdicom.uids import VERIFICATION, name_of
 
-from .console import log, say
+from .console import log, say, set_up_logging
 from .exit_codes import ExitCode, ToolError
 from .naming import DEFAULT_PATTERN, FIELDS, Pattern
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncdicom.requests import CStoreRequest
+    from asyncdicom.server import Server, Statistics
 
 __all__ = ["TOOL", "StoreScpOptions", "main"]
 
@@ -45,6 +47,7 @@ class StoreScpOptions(NetworkOptions):
     require_called_aet: bool = False
     bind_address: str = ""
     max_associations: int = 1000
+    workers: int = 1
     accepted: tuple[str, ...] = ()
     any_storage: bool = False
     refuse: bool = False
@@ -160,6 +163,13 @@ TOOL: Final = Tool(
                     "associations at a time; more are rejected as a local limit",
                     number(1, 1_000_000),
                 ),
+                value(
+                    "--workers",
+                    "workers",
+                    "NUMBER",
+                    "processes that share the associations",
+                    number(1, 256),
+                ),
                 *TIMEOUTS,
                 value(
                     "--network-timeout",
@@ -181,8 +191,8 @@ TOOL: Final = Tool(
                 flag("-pm --promiscuous", "any_storage", "accept unknown and private storage SOP classes too"),
                 nothing_to_do("-dhl --disable-host-lookup", "names are never looked up"),
                 nothing_to_do("-up --uid-padding", "padding of UIDs is always taken off"),
-                nothing_to_do("--single-process", "one process serves all associations"),
-                nothing_to_do("--fork", "one process serves all associations"),
+                nothing_to_do("--single-process", "a process serves many associations; see --workers"),
+                nothing_to_do("--fork", "a process serves many associations; see --workers"),
                 nothing_to_do("-ac --access-full", "every host may connect"),
                 refused("+ac --access-control", "use the firewall"),
                 refused("-id --inetd", "it listens itself"),
@@ -234,16 +244,23 @@ async def _serve(options: StoreScpOptions, words: list[str]) -> int:
     receiver = _Receiver(options, folder)
     signals = _Signals()
     server = await _listen(options, port, receiver)
+    serving = asyncio.ensure_future(server.serve_forever())
+    serving.add_done_callback(signals.end)
     try:
         _announce(options, server)
         await signals.first()
-        log.info("ending: %d associations have %g s to end", len(server.associations), options.drain)
+        if serving.done():
+            await serving
+        log.info("ending: %d associations have %g s to end", server.statistics.associations, options.drain)
         await _drain(server, options, signals)
+    except RuntimeError as error:
+        raise ToolError(ExitCode.INTERNAL, str(error)) from error
     finally:
         await server.close(0)
+        await asyncio.gather(serving, return_exceptions=True)
         await receiver.wait_for_aborts()
     if not options.quiet:
-        say(receiver.summary())
+        say(_summary(server.statistics))
     return ExitCode.OK
 
 
@@ -295,7 +312,11 @@ async def _listen(options: StoreScpOptions, port: int, receiver: _Receiver) -> S
             max_associations=options.max_associations,
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,
+            workers=options.workers,
+            initializer=functools.partial(set_up_logging, options.log_level),
         )
+    except (RuntimeError, NotImplementedError) as error:
+        raise ToolError(ExitCode.INTERNAL, str(error), "without --workers one process serves") from error
     except OSError as error:
         where = f"{host or 'any address'} port {port}"
         message = f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
@@ -348,6 +369,10 @@ class _Signals:
                 return
             raise
 
+    def end(self, _: object) -> None:
+        """Do as if one had come."""
+        self._came.set()
+
     async def second(self) -> None:
         """Wait for another one."""
         await self._came_again.wait()
@@ -359,6 +384,7 @@ async def _drain(server: Server, options: StoreScpOptions, signals: _Signals) ->
     again = asyncio.ensure_future(signals.second())
     try:
         await asyncio.wait((closing, again), return_when=asyncio.FIRST_COMPLETED)
+        await server.close(0)  # in order, that is: a closing that is cancelled kills workers, and what they counted
     finally:
         for task in (closing, again):
             task.cancel()
@@ -367,13 +393,10 @@ async def _drain(server: Server, options: StoreScpOptions, signals: _Signals) ->
 
 @dataclass(slots=True)
 class _Receiver:
-    """Stores what comes, and counts it."""
+    """Stores what comes; sent to workers where there are some."""
 
     options: StoreScpOptions
     folder: Path
-    instances: int = 0
-    bytes: int = 0
-    failures: int = 0
     pattern: Pattern = field(init=False)
     _aborts: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -400,12 +423,9 @@ class _Receiver:
             if self.options.ignore:
                 await request.data_set.drop()
         except BaseException as error:
-            self.failures += 1
             if isinstance(error, AssociationError) or not isinstance(error, Exception):  # the library logs the others
                 log.error("%s: %s did not come whole", _from(request), request.sop_instance_uid)
             raise
-        self.instances += 1
-        self.bytes += request.data_set.received
         log.info(
             "%s: %s %s, %d bytes%s",
             _from(request),
@@ -441,9 +461,10 @@ class _Receiver:
         """Wait until the aborts that were begun are done."""
         await asyncio.gather(*self._aborts, return_exceptions=True)
 
-    def summary(self) -> str:
-        """What was done, in one line."""
-        return f"{self.instances} instances, {self.bytes} bytes, {self.failures} failures"
+
+def _summary(done: Statistics) -> str:
+    """What was done, in one line."""
+    return f"{done.instances} instances, {done.bytes} bytes, {done.failures} failures"
 
 
 _HEAD_LIMIT = 64 * 1024
