@@ -32,7 +32,7 @@ from .errors import (
     NoAcceptedContext,
     PoolTimeout,
 )
-from .instances import contexts_for, read_instance
+from .instances import Instance, contexts_for, read_instance
 from .presentation import MAX_CONTEXTS, Context, as_contexts
 from .uids import VERIFICATION
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .association import Association
-    from .instances import Instance
     from .pdu import UserIdentity
 
     _Sendable = str | os.PathLike[str] | Instance | Dataset
+    _Sendables = Iterable[_Sendable] | AsyncIterable[_Sendable] | os.PathLike[str]
 
 __all__ = ["AssociationPool", "Backoff", "ConnectOptions", "SendResult", "send_instances"]
 
@@ -236,7 +236,8 @@ class AssociationPool:
 
         If the association turns out to be over before anything was sent, another one is taken. If it ends later the
         peer may or may not have the instance; then it is sent again only with ``resend``, which a peer that goes by
-        SOP Instance UIDs takes as the same one. Either happens as often as the pool's ``backoff`` has it.
+        SOP Instance UIDs takes as the same one. Either happens as often as the pool's ``backoff`` has it. ``timeout``
+        is that of :meth:`acquire`.
 
         Raises what :meth:`acquire` and :meth:`Association.c_store` raise.
         """
@@ -257,7 +258,7 @@ class AssociationPool:
 
     def send(
         self,
-        instances: Iterable[_Sendable] | AsyncIterable[_Sendable],
+        instances: _Sendables,
         *,
         priority: Priority = Priority.MEDIUM,
         decompress: bool = False,
@@ -509,7 +510,7 @@ class _Member:
 
 
 async def send_instances(
-    instances: Iterable[_Sendable] | AsyncIterable[_Sendable],
+    instances: _Sendables,
     host: str,
     port: int = 104,
     *,
@@ -524,7 +525,8 @@ async def send_instances(
 ) -> AsyncGenerator[SendResult]:
     """Send instances to a peer over several associations at once (C-STORE, PS3.4 annex B); one result for each.
 
-    The results come in the order in which the peer answers. Files are looked at a little ahead, 64 at most, and go out
+    ``instances`` is an iterable or asynchronous iterable of what :meth:`Association.c_store` takes, or one path. The
+    results come in the order in which the peer answers. Files are looked at a little ahead, 64 at most, and go out
     as they lie on disk; none is loaded. An iterable is advanced in the event loop.
 
     Unless ``contexts`` are given, each association proposes what the instances ahead need, and is followed by another
@@ -571,14 +573,15 @@ class _Sending:
     def __init__(
         self,
         pool: AssociationPool,
-        instances: Iterable[_Sendable] | AsyncIterable[_Sendable],
+        instances: _Sendables,
         options: _StoreOptions,
         *,
         resend: bool,
         halt: bool,
     ) -> None:
         self._pool = pool
-        self._instances = instances
+        # What is iterable itself would come in pieces.
+        self._instances = [instances] if isinstance(instances, (str, os.PathLike, Instance)) else instances
         self._options = options
         self._resend = resend
         self._halt = halt
@@ -725,7 +728,7 @@ class _Sending:
         """Send an instance; returns None when it is to be tried again."""
         writes = association.connection.writes
         try:
-            status = await association.c_store(entry.instance, **self._options)  # here goes what is upcoming
+            status = await association.c_store(entry.instance, **self._options)
         except AssociationError as error:
             sent = association.connection.writes != writes
             entry.tries += 1

@@ -478,6 +478,14 @@ async def test_files_go_over_several_associations_and_each_has_one_result(tmp_pa
     assert len(archive.associations) == 3
 
 
+async def test_a_path_stands_for_itself(tmp_path):
+    path = write_instance(tmp_path / "a.dcm")
+    async with Archive().serve() as server:
+        for one in (path, str(path), asyncdicom.read_instance(path)):
+            (result,) = await collect(send_instances(one, "127.0.0.1", server.port))
+            assert (result.instance, result.is_success) == (one, True)
+
+
 async def test_instances_may_come_bit_by_bit():
     archive = Archive()
     seen = []
