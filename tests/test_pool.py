@@ -491,8 +491,8 @@ async def test_instances_may_come_bit_by_bit():
     seen = []
 
     async def source():
-        for each in instances(5):
-            await until(lambda: len(seen) == len(archive.received))
+        for number, each in enumerate(instances(5)):
+            await until(lambda: len(seen) == number)  # noqa: B023 - waited for here
             yield each
 
     async with archive.serve() as server:
