@@ -17,11 +17,13 @@ from .errors import (
     LocalProtocolError,
     NoAcceptedContext,
     NoConnection,
+    PoolTimeout,
     ProtocolError,
 )
 from .instances import Instance, contexts_for, read_instance, split_by_contexts
 from .part10 import FileMeta
 from .pdu import UserIdentity
+from .pool import AssociationPool, Backoff, ConnectOptions, SendResult, send_instances
 from .presentation import Context, PresentationContext
 from .requests import CStoreHandler, CStoreRequest
 from .server import Server, Statistics, serve, storage_contexts
@@ -31,13 +33,16 @@ __all__ = [
     "AssociationAborted",
     "AssociationError",
     "AssociationLost",
+    "AssociationPool",
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "Backoff",
     "CStoreHandler",
     "CStoreRequest",
     "Category",
     "Command",
+    "ConnectOptions",
     "Context",
     "DataSetError",
     "DicomError",
@@ -48,9 +53,11 @@ __all__ = [
     "LocalProtocolError",
     "NoAcceptedContext",
     "NoConnection",
+    "PoolTimeout",
     "PresentationContext",
     "Priority",
     "ProtocolError",
+    "SendResult",
     "Server",
     "Statistics",
     "Status",
@@ -60,6 +67,7 @@ __all__ = [
     "connect",
     "contexts_for",
     "read_instance",
+    "send_instances",
     "serve",
     "split_by_contexts",
     "storage_contexts",

@@ -27,6 +27,7 @@ __all__ = [
     "LocalProtocolError",
     "NoAcceptedContext",
     "NoConnection",
+    "PoolTimeout",
     "ProtocolError",
     "describe_abort",
     "describe_rejection",
@@ -178,6 +179,10 @@ class AssociationReleased(AssociationError):
 
 class AssociationTimeout(AssociationError, TimeoutError):
     """The peer did not do in time what the protocol makes it do; the association is aborted (PS3.8 9.1.4)."""
+
+
+class PoolTimeout(AssociationError, TimeoutError):
+    """No association of a pool could be had in time. Nothing was sent."""
 
 
 class NoAcceptedContext(DicomError):

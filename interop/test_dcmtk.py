@@ -115,6 +115,19 @@ async def test_what_we_send_arrives_byte_for_byte(command, tmp_path):
     assert sent > len(INSTANCES) * 3 // 4
 
 
+async def test_what_we_send_over_several_associations_arrives_byte_for_byte(tmp_path):
+    batch = batches(INSTANCES)[0]
+    async with running("storescp", "--fork", "-pm", "+B", "+xa", "-od", tmp_path, "PORT") as port:
+        paths = [instance.path for instance in batch]
+        results = [result async for result in asyncdicom.send_instances(paths, "127.0.0.1", port)]
+    sent = {each.sop_instance_uid: each.path for each in batch}
+    expected = {uid: even(data_set_bytes(path)) for uid, path in sent.items()}
+    received = {uid: even(data) for uid, data in stored(tmp_path).items()}
+    assert received == {uid: expected[uid] for uid in received}
+    assert sum(result.is_success for result in results) == len(received) > len(batch) * 3 // 4
+    assert {type(result.error) for result in results} <= {type(None), asyncdicom.NoAcceptedContext}
+
+
 def write_profile(path):
     """An association negotiation profile of DCMTK's that accepts all that the corpus has."""
     syntaxes = sorted({each.transfer_syntax_uid for each in INSTANCES} | {"1.2.840.10008.1.2"})

@@ -317,6 +317,45 @@ async def test_a_file_is_sent_as_often_as_asked_for(tmp_path):
     assert json.loads(store.stdout)["sent"] == 3
 
 
+async def test_an_association_that_is_lost_costs_one_file(tmp_path):
+    store = answer()
+
+    async def abort_once(request):
+        if request.sop_instance_uid == "1.2.3.7":
+            await request.association.abort()
+        return await store(request)
+
+    folder = write_instances(tmp_path / "sent", 20)
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=abort_once) as server:
+        words = ("storescu", "-nh", "--associations", 2, *server.addresses[0], folder, "--json")
+        summary = json.loads((await run_beside(*words)).stdout)
+    assert (summary["exit_code"], summary["sent"], summary["not_sent"]) == (70, 19, 0)
+    assert [each["path"] for each in summary["failed"]] == [str(folder / "007.dcm")]
+
+
+async def test_associations_are_aborted_in_the_end_when_asked_for(tmp_path):
+    associations = set()
+
+    async def store(request):
+        associations.add(request.association)
+        return asyncdicom.Status.SUCCESS
+
+    folder = write_instances(tmp_path / "sent", 10)
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=store) as server:
+        sent = await run_beside("storescu", "--abort", "--associations", 2, *server.addresses[0], folder)
+        ends = {type(await each.wait_closed()) for each in associations}
+    assert (sent.returncode, sent.stderr, ends) == (0, "", {asyncdicom.AssociationAborted})
+
+
+async def test_a_file_that_is_sent_several_times_is_renamed_once(tmp_path):
+    folder = write_instances(tmp_path / "sent", 3)
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=answer(0, 0, 0, 0xA700)) as server:
+        words = ("storescu", "-nh", "+rn", "--repeat", 2, *server.addresses[0], folder, "--json")
+        summary = json.loads((await run_beside(*words)).stdout)
+    assert summary["sent"] == 5
+    assert sorted(path.name for path in folder.iterdir()) == ["000.dcm.done", "001.dcm.bad", "002.dcm.done"]
+
+
 async def test_a_peer_with_fewer_places_gets_everything_over_those(tmp_path):
     folder = write_instances(tmp_path / "sent", 20)
     async with asyncdicom.serve("127.0.0.1", 0, c_store=answer(), max_associations=1) as server:

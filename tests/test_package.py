@@ -1,6 +1,7 @@
 """The package as a whole: what it costs to import, what it holds, and that the examples run."""
 
 import ast
+import contextlib
 import os
 import re
 import statistics
@@ -15,9 +16,9 @@ import asyncdicom
 ROOT = Path(__file__).parent.parent
 
 
-def run_python(code, tmp_path, *options):
+def run_python(code, tmp_path, *options, **more):
     """Run a program in a fresh interpreter that keeps its byte code, as an installed package does."""
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(ROOT), **more}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.run(
         [sys.executable, *options, "-c", code],
@@ -162,27 +163,34 @@ def examples():
     return dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
 
 
-def test_the_readmes_server_and_client_work_together(tmp_path):
-    found = examples()
-    (tmp_path / "server.py").write_text(found["server"])
-    (tmp_path / "client.py").write_text(found["client"])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    environment |= {"PORT": "0", "FOLDER": str(tmp_path / "received")}
+@contextlib.contextmanager
+def running_example(name, tmp_path, **environment):
+    """A server of the README on a free port; gives the port."""
+    (tmp_path / f"{name}.py").write_text(examples()[name])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PORT": "0", **environment}
     server = subprocess.Popen(
-        [sys.executable, "server.py"], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        [sys.executable, f"{name}.py"], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     )
     try:
-        port = server.stdout.readline().split()[-1]
-        client = subprocess.run(
-            [sys.executable, "client.py"],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=environment | {"PORT": port},
-            cwd=tmp_path,
-        )
+        yield server.stdout.readline().split()[-1]
     finally:
         server.terminate()
         server.communicate()
-    assert client.returncode == 0, client.stderr
+
+
+def run_client(tmp_path, port):
+    """The README's client."""
+    return run_python(examples()["client"], tmp_path, PORT=port)
+
+
+def test_the_readmes_server_and_client_work_together(tmp_path):
+    with running_example("server", tmp_path, FOLDER="received") as port:
+        run_client(tmp_path, port)
+    assert len(list((tmp_path / "received").rglob("*.dcm"))) == 1
+
+
+def test_the_readmes_forwarder_hands_on_what_it_gets_and_the_answer(tmp_path):
+    with running_example("server", tmp_path, FOLDER="received") as archive:
+        with running_example("forward", tmp_path, ARCHIVE_PORT=archive) as port:
+            assert "C-STORE: 0000H" in run_client(tmp_path, port).stdout
     assert len(list((tmp_path / "received").rglob("*.dcm"))) == 1

@@ -8,15 +8,17 @@ files from one queue; no file is ever held in memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from asyncdicom.command import Category, Status
 from asyncdicom.errors import DicomError
 from asyncdicom.instances import split_by_contexts
+from asyncdicom.pool import AssociationPool, Backoff
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES
 from asyncdicom.uids import name_of
 
@@ -26,7 +28,7 @@ from .files import find_files, read_instances
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
 from .peer import parse_peer
 from .progress import progress
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
+from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, number, run_tool
 from .summary import Problem, Summary
 from .syntaxes import PROPOSED, Proposal
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association
     from asyncdicom.instances import Instance
+    from asyncdicom.pool import SendResult
     from asyncdicom.presentation import Context
 
     from .peer import Peer
@@ -192,6 +195,30 @@ def _report(options: StoreOptions, summary: Summary) -> None:
         to_stderr("" if told else f"asyncdicom storescu: {message}", summary.failure.hint)
 
 
+class _Pool(AssociationPool):
+    """Associations as the command line wants them; each is tried once."""
+
+    def __init__(self, peer: Peer, options: StoreOptions, summary: Summary, contexts: list[Context], most: int) -> None:
+        super().__init__(
+            peer.host,
+            peer.port,
+            contexts=contexts,
+            max_associations=min(options.associations, most),
+            idle_timeout=options.idle_timeout,
+            acquire_timeout=math.inf,  # each step of it has its bound
+            backoff=Backoff(attempts=1, first=0.0),
+            timeouts=options.timeouts,
+        )
+        self._peer = peer
+        self._tool_options = options
+        self._summary = summary
+
+    async def _connect(self, contexts: list[Context]) -> Association:
+        association = await associate(self._peer, self._tool_options, "STORESCU", contexts)
+        self._summary.associations += 1
+        return association
+
+
 class _Sender:
     """Sends instances to a peer, over one or several associations."""
 
@@ -200,92 +227,76 @@ class _Sender:
         self._options = options
         self._summary = summary
         self._bar = bar
-        self._queue: deque[Instance] = deque()
-        """What is left of the group."""
         self._halted = False
-        self._refusals: list[Failure] = []
-        """Why associations could not be made."""
+        self._tried: dict[str, list[bool]] = {}
+        """What came of each file, as long as it is to be sent again."""
 
     async def send(self, instances: list[Instance]) -> None:
         """Send them; what comes of it is in the summary."""
         proposal = self._options.proposal
         groups = split_by_contexts(instances, only_required=proposal.only_required, limit=proposal.limit)
         for group in groups:
-            if self._halted:
-                self._summary.not_sent += len(group)
+            left = len(group) * self._options.repeat
+            if not self._halted:
+                left -= await self._send_group(group, proposal.contexts(group))
+            self._summary.not_sent += left
+
+    async def _send_group(self, group: list[Instance], contexts: list[Context]) -> int:
+        """Send what fits on one association; returns how many were tried."""
+        options = self._options
+        again = (instance for instance in group for _ in range(options.repeat))
+        tried = 0
+        async with _Pool(self._peer, options, self._summary, contexts, len(group) * options.repeat) as pool:
+            results = pool.send(again, decompress=options.decompress, halt=options.halt)
+            try:
+                async with contextlib.aclosing(results):
+                    async for result in results:
+                        tried += 1
+                        self._note(result)
+            except (ToolError, DicomError) as error:  # no association, and none left
+                self._summary.fail(explain(error))
+                self._halted = True
+            if options.abort:
+                await pool.terminate()
+        return tried
+
+    def _note(self, result: SendResult) -> None:
+        instance, options = cast("Instance", result.instance), self._options
+        status = result.status
+        if status is None:
+            code, reason, hint = explain(cast(Exception, result.error))
+            self._fail(_problem(instance, reason), Failure(code, f"{instance.path}: {reason}", hint))
+        else:
+            self._bar.advance(instance.length)
+            said = f"the peer answered {status}" if status else ""
+            if status.is_failure:
+                self._fail(_problem(instance, said, status), Failure(ExitCode.SEND, f"{instance.path}: {said}"))
             else:
-                await self._send_group(group, proposal.contexts(group))
+                self._summary.sent += 1
+                self._summary.bytes += instance.length
+                if status.category is Category.WARNING:
+                    self._summary.warnings.append(_problem(instance, said, status))
+                if options.verbose:
+                    what = name_of(instance.sop_class_uid)
+                    log.info("sent %s (%s, %d bytes): %s", instance.path, what, instance.length, status)
+        if options.rename:
+            self._rename(instance.path, done=result.is_success)
 
-    async def _send_group(self, group: list[Instance], contexts: list[Context]) -> None:
-        self._queue = deque(group)
-        self._refusals = []
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(self._options.associations, len(group))):
-                tasks.create_task(self._work(contexts))
-        self._summary.not_sent += len(self._queue)
-        if self._refusals and self._queue:
-            self._summary.fail(self._refusals[0])
-            self._halted = True
-        elif self._refusals:  # the other associations have done it all
-            log.warning("fewer than %d associations: %s", self._options.associations, self._refusals[0].message)
-
-    async def _work(self, contexts: list[Context]) -> None:
-        """One association after the other, as long as there is something to send: most often just one."""
-        while self._queue and not self._halted:
-            try:
-                association = await associate(self._peer, self._options, "STORESCU", contexts)
-            except ToolError as error:
-                self._refusals.append(explain(error))
-                return
-            self._summary.associations += 1
-            try:
-                await self._send_over(association)
-            except BaseException:
-                await association.abort()
-                raise
-            await finish(association, abort=self._options.abort)
-
-    async def _send_over(self, association: Association) -> None:
-        while self._queue and not self._halted and association.is_established:
-            instance = self._queue.popleft()
-            done = True
-            for _ in range(self._options.repeat):
-                done = await self._send_one(association, instance) and done
-                if not done and (self._options.halt or not association.is_established):
-                    break
-            if self._options.rename:
-                _rename(instance.path, ".done" if done else ".bad")
-
-    async def _send_one(self, association: Association, instance: Instance) -> bool:
-        """Send one instance; returns whether the peer has it."""
-        try:
-            status = await association.c_store(instance, decompress=self._options.decompress)
-        except (DicomError, OSError) as error:
-            code, reason, hint = explain(error)
-            self._note(instance, Failure(code, f"{instance.path}: {reason}", hint), reason)
-            return False
-        self._bar.advance(instance.length)
-        if status.is_failure:
-            failure = Failure(ExitCode.SEND, f"{instance.path}: the peer answered {status}")
-            self._note(instance, failure, f"the peer answered {status}", status)
-            return False
-        self._summary.sent += 1
-        self._summary.bytes += instance.length
-        if status.category is Category.WARNING:
-            self._summary.warnings.append(_problem(instance, f"the peer answered {status}", status))
-        if self._options.verbose:
-            log.info(
-                "sent %s (%s, %d bytes): %s", instance.path, name_of(instance.sop_class_uid), instance.length, status
-            )
-        return True
-
-    def _note(self, instance: Instance, failure: Failure, reason: str, status: Status | None = None) -> None:
-        self._summary.failed.append(_problem(instance, reason, status))
+    def _fail(self, problem: Problem, failure: Failure) -> None:
+        self._summary.failed.append(problem)
         self._summary.fail(failure)
         self._halted = self._halted or self._options.halt
 
+    def _rename(self, path: str, *, done: bool) -> None:
+        """Rename a file that has been tried as often as it is to be."""
+        tried = self._tried.setdefault(path, [])
+        tried.append(done)
+        if len(tried) == self._options.repeat or self._halted:
+            del self._tried[path]
+            _rename(path, ".done" if all(tried) else ".bad")
 
-def _problem(instance: Instance, reason: str, status: Status | None) -> Problem:
+
+def _problem(instance: Instance, reason: str, status: Status | None = None) -> Problem:
     code = "" if status is None else f"{int(status):04X}"
     return Problem(instance.path, reason, code, instance.sop_instance_uid)
 
