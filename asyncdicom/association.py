@@ -7,6 +7,7 @@ in the event loop's callback; a task is made only for a handler.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import inspect
 import logging
@@ -25,6 +26,7 @@ from .dimse import (
     data_head,
     encode_command,
     encode_response,
+    encode_store,
     fragment_size,
     response_to,
 )
@@ -141,7 +143,7 @@ class Association:
         """Held while a message goes out: messages do not interleave."""
         self._deferred: list[bytes] = []
         """Responses that wait for the message that is going out."""
-        self._response: asyncio.Future[Command] | None = None
+        self._response: Wakeup[Command] | None = None
         self._request: Command | None = None
         self._response_due: float | None = None
         self._file_sender: FileSender | None = None
@@ -199,14 +201,16 @@ class Association:
         move_originator_ae_title: str | None = None,
         move_originator_message_id: int | None = None,
         decompress: bool = False,
+        upcoming: Instance | None = None,
     ) -> Status:
         """Send an instance (C-STORE, PS3.7 9.1.1). Returns the response's status; failures are values, not exceptions.
 
         ``instance`` is a DICOM file, a pydicom ``Dataset``, or an :class:`~asyncdicom.instances.Instance`, which may
         also hold an encoded data set in memory. A file's data set goes out as it lies on disk if its transfer syntax
         was accepted. Otherwise it is converted in a thread: between uncompressed syntaxes always, from a compressed one
-        only when ``decompress`` allows it and pydicom has a codec. Files are read in the event loop, about 256 KiB at a
-        time.
+        only when ``decompress`` allows it and pydicom has a codec. Files are read in the event loop, about 550 KiB at a
+        time. ``upcoming`` is the instance that the next call will send, if that is known: the beginning of its file is
+        read while this one's response is awaited.
 
         Raises NoAcceptedContext when nothing that was accepted can carry it, FileFormatError or OSError for a file that
         cannot be read, and AssociationError. Nothing was sent then, unless a file fails while it is sent: that aborts
@@ -214,7 +218,9 @@ class Association:
         """
         if isinstance(instance, (str, os.PathLike)):
             instance = read_instance(instance)
-        context, instance = await self._prepare(instance, decompress=decompress)
+        context = self._context_that_carries(instance)
+        if context is None or not isinstance(instance, Instance):
+            context, instance = await self._convert(instance, decompress=decompress)
         request = Command(
             CommandField.C_STORE_RQ,
             has_data_set=True,
@@ -225,7 +231,9 @@ class Association:
             move_originator_application_entity_title=move_originator_ae_title,
             move_originator_message_id=move_originator_message_id,
         )
-        return await self._perform(context, request, lambda: self._send_instance(context.id, request, instance))
+        return await self._perform(
+            context, request, lambda: self._send_instance(context.id, request, instance), upcoming
+        )
 
     async def release(self) -> None:
         """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
@@ -295,36 +303,46 @@ class Association:
         if self._upper_layer.state is not State.STA6:
             raise AssociationReleased("the association is being released")
 
-    async def _prepare(self, instance: Instance | Dataset, *, decompress: bool) -> tuple[PresentationContext, Instance]:
-        """Find the context that carries the instance as it is, or convert it to one."""
+    def _context_that_carries(self, instance: Instance | Dataset) -> PresentationContext | None:
+        """The context on which an instance can go as it is."""
         self._check_established()
         if isinstance(instance, Instance):
-            sop_class, sop_instance, syntax = instance[:3]
+            sop_class, _, syntax = instance[:3]
+            if not (instance.length if instance.path else len(instance.data)):
+                raise FileFormatError("an instance without a data set cannot be sent")
         else:
-            sop_class, sop_instance, syntax = describe_data_set(instance)
-        if isinstance(instance, Instance) and not (instance.length if instance.path else len(instance.data)):
-            raise FileFormatError("an instance without a data set cannot be sent")
-        contexts = self.accepted(sop_class)
-        for context in contexts:
-            if context.transfer_syntax == syntax:
-                if not isinstance(instance, Instance):
-                    data = await asyncio.to_thread(encode, instance, syntax)
-                    instance = Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
-                return context, instance
-        if not contexts:
+            sop_class, _, syntax = describe_data_set(instance)
+        for context in self.contexts.values():
+            if context.abstract_syntax == sop_class and context.transfer_syntax == syntax and context.scu:
+                return context
+        return None
+
+    async def _convert(self, instance: Instance | Dataset, *, decompress: bool) -> tuple[PresentationContext, Instance]:
+        """The instance encoded for a context that was accepted."""
+        sop_class, sop_instance, syntax = (
+            instance[:3] if isinstance(instance, Instance) else describe_data_set(instance)
+        )
+        accepted = {context.transfer_syntax: context for context in reversed(self.accepted(sop_class))}
+        if not accepted:
             message = f"no presentation context for {name_of(sop_class)} was proposed and accepted"
             raise NoAcceptedContext(f"{message}; connect(contexts=contexts_for(...)) proposes what instances need")
-        accepted = {context.transfer_syntax: context for context in contexts}
-        syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
+        if syntax in accepted and not isinstance(instance, Instance):
+            data = await asyncio.to_thread(encode, instance, syntax)
+        else:
+            syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
         return accepted[syntax], Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
 
     async def _perform(
-        self, context: PresentationContext, request: Command, send: Callable[[], Coroutine[None, None, None]]
+        self,
+        context: PresentationContext,
+        request: Command,
+        send: Callable[[], Coroutine[None, None, None]],
+        upcoming: Instance | None = None,
     ) -> Status:
         """Send a request and wait for its response, one at a time."""
         async with self._operation:
             self._check_established()
-            self._response = asyncio.get_running_loop().create_future()
+            self._response = Wakeup(self._loop)
             self._request = request
             writes = self.connection.writes
             try:
@@ -335,6 +353,8 @@ class Association:
                 self._send_deferred()
                 self._response_due = self.connection.now() + self.timeouts.dimse
                 self.connection.wake_at(self._response_due)
+                if upcoming is not None:
+                    self._prepare(upcoming)
                 response = await self._response
             except BaseException as error:
                 if self._ended is not None and isinstance(error, (AssociationError, LocalProtocolError)):
@@ -344,7 +364,6 @@ class Association:
                     self._abort_now(error if isinstance(error, AssociationError) else None)
                 raise
             finally:
-                _retrieve(self._response)
                 self._response = self._request = self._response_due = None
             return _status_of(response)
 
@@ -352,7 +371,7 @@ class Association:
         self.connection.write(encode_command(context_id, command, self._fragment_size))
 
     async def _send_instance(self, context_id: int, command: Command, instance: Instance) -> None:
-        head = encode_command(context_id, command, self._fragment_size)
+        head = encode_store(context_id, command, self._fragment_size)
         if instance.path:
             if self._file_sender is None:
                 self._file_sender = FileSender(self.connection, self._fragment_size)
@@ -373,6 +392,13 @@ class Association:
                 pieces, gathered = [], 0
                 if not is_last:
                     await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
+
+    def _prepare(self, instance: Instance) -> None:
+        """Read the beginning of what will be sent next; what is wrong with it is said when it is sent."""
+        if self._file_sender is not None and self._ended is None:
+            with contextlib.suppress(OSError, FileFormatError, AssociationReleased):
+                if (context := self._context_that_carries(instance)) is not None:
+                    self._file_sender.prepare(context.id, instance)
 
     def _request_release(self) -> None:
         if self._upper_layer.state is State.STA6:
@@ -547,7 +573,7 @@ class Association:
         if command.status is None:
             raise ProtocolError(f"{command.message.name} without a Status")
         request, waiting = self._request, self._response
-        if request is None or waiting is None or waiting.done():
+        if request is None or waiting is None or waiting.is_done:
             _log.warning("< %s, but no request waits for a response; ignored", command)
             return
         if command.message.field != request.message.field | 0x8000:
@@ -698,7 +724,7 @@ class Association:
             self._on_end(self)
         if not self.negotiated.done():
             self.negotiated.set_exception(error)
-        if self._response is not None and not self._response.done():
+        if self._response is not None:
             self._response.set_exception(error)
         if self._handler is not None:
             self._handler.cancel()  # before its data set fails: it shall see the cancellation
@@ -707,7 +733,9 @@ class Association:
         self._waiting.clear()
         if self._incoming is not None:
             self._incoming.fail(error)
-        self._file_sender = None
+        if self._file_sender is not None:
+            self._file_sender.close()
+            self._file_sender = None
         self.connection.resume_reading("data sets")
 
 

@@ -243,10 +243,11 @@ class IncomingDataSet:
 
     def fail(self, error: BaseException) -> None:
         """No more will come."""
+        self.close()
         if not self._ended:
             self._lost = error
-        self.close()
-        self._wake()
+            if self._waiter is not None:
+                self._waiter.set_exception(error)
 
     def close(self) -> None:
         """Forget what is here, and what is still to come."""

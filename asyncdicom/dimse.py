@@ -11,7 +11,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import MAX_COMMAND_LENGTH, MESSAGES, Command, CommandDecoder
+from .command import MAX_COMMAND_LENGTH, MESSAGES, Command, CommandDecoder, CommandField
 from .elements import pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
 from .pdu import PDU_HEADER, PDV_HEADER, PduType
@@ -31,6 +31,7 @@ __all__ = [
     "data_head",
     "encode_command",
     "encode_response",
+    "encode_store",
     "fragment_size",
     "response_to",
 ]
@@ -43,7 +44,7 @@ PDU_OVERHEAD = PDU_HEADER.size + PDV_HEADER.size
 
 _US = struct.Struct("<H")
 _MAX_UID = 64  # PS3.5 9.1; longer ones are let pass, but not kept in templates
-_ROOM_FOR_RESPONSE = 256
+_ROOM_IN_TEMPLATE = 256
 _COMMAND, _LAST = 1, 2  # message control header (PS3.8 E.2)
 _MAX_FRAGMENTS = MAX_COMMAND_LENGTH  # one for each byte; empty ones cannot go on for ever either
 
@@ -194,31 +195,71 @@ def encode_response(context_id: int, request: Command, status: int, size: int) -
     Made from a template, which takes a sixth of the time of encoding a command set (0.9 against 6.3 microseconds).
     """
     sop_class, sop_instance = _response_uids(request)
+    pdu = _from_template(
+        context_id,
+        request.message.field | 0x8000,
+        sop_class,
+        message_id=request.message_id or 0,
+        number=status,
+        sop_instance=sop_instance,
+        size=size,
+    )
+    return pdu or encode_command(context_id, response_to(request, status), size)
+
+
+def encode_store(context_id: int, request: Command, size: int) -> bytes:
+    """The PDU of a C-STORE request, fragments of at most ``size`` bytes; from a template where that is possible."""
+    pdu = b""
+    if request.move_originator_application_entity_title is None and request.move_originator_message_id is None:
+        assert request.message_id is not None
+        pdu = _from_template(
+            context_id,
+            CommandField.C_STORE_RQ,
+            request.affected_sop_class_uid or "",
+            message_id=request.message_id,
+            number=request.priority or 0,
+            sop_instance=request.affected_sop_instance_uid or "",
+            size=size,
+        )
+    return pdu or encode_command(context_id, request, size)
+
+
+def _from_template(
+    context_id: int, field: int, sop_class: str, *, message_id: int, number: int, sop_instance: str, size: int
+) -> bytes:
+    """The PDU of a response or a C-STORE request; empty if there can be no template for it.
+
+    ``number`` is the status or the priority: a message has one of them, in the same place.
+    """
     value = pad_uid(sop_instance)
-    if len(sop_class) > _MAX_UID or len(value) > _MAX_UID or size < _ROOM_FOR_RESPONSE:
-        return encode_command(context_id, response_to(request, status), size)
-    template, id_at, status_at = _response_template(context_id, request.message.field | 0x8000, sop_class, len(value))
+    if len(sop_class) > _MAX_UID or len(value) > _MAX_UID or size < _ROOM_IN_TEMPLATE:
+        return b""
+    template, id_at, number_at = _template(context_id, field, sop_class, len(value))
     pdu = bytearray(template)
-    _US.pack_into(pdu, id_at, request.message_id)
-    _US.pack_into(pdu, status_at, status)
+    _US.pack_into(pdu, id_at, message_id)
+    _US.pack_into(pdu, number_at, number)
     if value:
         pdu[-len(value) :] = value  # the last element in tag order
     return bytes(pdu)
 
 
 @functools.lru_cache(maxsize=1024)
-def _response_template(context_id: int, field: int, sop_class: str, length: int) -> tuple[bytes, int, int]:
-    """A response with an empty ID, status and instance UID of that length, and where ID and status stand."""
-    data = Command(
+def _template(context_id: int, field: int, sop_class: str, length: int) -> tuple[bytes, int, int]:
+    """A message with an empty ID, number and instance UID of that length, and where ID and number stand."""
+    is_response = bool(field & 0x8000)
+    command = Command(
         field,
+        has_data_set=not is_response,
         affected_sop_class_uid=sop_class or None,
-        message_id_being_responded_to=0,
-        status=0,
         affected_sop_instance_uid="1" * length or None,
-    ).encode()
-    # Headers of 8 bytes; behind the ID come Command Data Set Type (10 bytes) and the header of Status.
+        **{"message_id_being_responded_to" if is_response else "message_id": 0},
+        **{"status" if is_response else "priority": 0},
+    )
+    data = command.encode()
+    # Headers of 8 bytes. Behind the ID comes Priority, or Command Data Set Type (10 bytes) and Status.
     id_at = PDU_OVERHEAD + 12 + (8 + len(pad_uid(sop_class)) if sop_class else 0) + 10 + 8
-    return _head(context_id, _COMMAND | _LAST, len(data)) + data, id_at, id_at + 2 + 10 + 8
+    number_at = id_at + 2 + (10 if is_response else 0) + 8
+    return _head(context_id, _COMMAND | _LAST, len(data)) + data, id_at, number_at
 
 
 def data_head(context_id: int, length: int, *, is_last: bool) -> bytes:

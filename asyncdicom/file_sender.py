@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, BinaryIO
+import stat
+from typing import TYPE_CHECKING
 
 from .dimse import PDU_OVERHEAD, data_head
 from .errors import FileFormatError
@@ -46,6 +47,25 @@ class FileSender:
         self._gaps = [self._slab[start + PDU_OVERHEAD : start + pdu] for start in starts]
         self._context_id = 0
         """Whose heads stand in the slab; 0 when the last one must be written anew."""
+        self._ready: tuple[int, Instance] | None = None
+        """The context and the file of which the first bytes are in the slab."""
+        self._file = -1
+        """Descriptor of the file that is being sent, or will be; -1 when all of it is in the slab."""
+        self._position = self._left = self._length = 0
+        """In the file: where to go on, how much is left; and how much of it is in the slab."""
+
+    def prepare(self, context_id: int, instance: Instance) -> None:
+        """Read the first bytes of a file, for the :meth:`send` to come. Raises what that raises."""
+        self.close()
+        if instance.path:
+            self._begin(context_id, instance)
+
+    def close(self) -> None:
+        """Forget what was prepared."""
+        self._ready = None
+        if self._file >= 0:
+            descriptor, self._file = self._file, -1
+            os.close(descriptor)
 
     async def send(self, context_id: int, command: bytes, instance: Instance, timeout: float) -> None:
         """Send the PDUs of a command, which are ``command``, and the data set behind it.
@@ -53,27 +73,53 @@ class FileSender:
         Raises FileFormatError if the file is not the one that was looked at; if it becomes shorter while it is sent,
         the message is cut off and the association good for an A-ABORT only.
         """
-        if len(command) > _COMMAND_ROOM:
-            await self._connection.write_and_drain((command,), timeout)
-            command = b""
-        position, left = instance.offset, instance.length
-        with open(instance.path, "rb", buffering=0) as file:  # noqa: ASYNC230, PTH123 - see Association.c_store
-            status = os.fstat(file.fileno())
-            if status.st_size != position + left or instance.modified not in (0, status.st_mtime_ns):
-                raise FileFormatError("the file has changed since it was looked at")
-            while left:
-                if position != instance.offset:
-                    await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
-                length = min(left, self._room)
-                left -= length
-                self._write_heads(context_id, length, is_last=not left)
-                _fill(file, self._views(length), position, length)
+        if self._ready is None or self._ready != (context_id, instance):
+            self.close()
+            self._begin(context_id, instance)
+        self._ready = None
+        try:
+            if len(command) > _COMMAND_ROOM:
+                await self._connection.write_and_drain((command,), timeout)
+                command = b""
+            while True:
                 start = _COMMAND_ROOM - len(command)
                 self._slab[start:_COMMAND_ROOM] = command
-                end = _COMMAND_ROOM + self._span(length)
+                end = _COMMAND_ROOM + self._span(self._length)
                 await self._connection.write_and_drain((self._slab[start:end],), timeout)
-                position += length
+                if not self._left:
+                    return
+                await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
                 command = b""
+                self._read(context_id)
+        finally:
+            self.close()
+
+    def _begin(self, context_id: int, instance: Instance) -> None:
+        self._file = os.open(instance.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(self._file)
+            if (
+                status.st_size != instance.offset + instance.length
+                or instance.modified not in (0, status.st_mtime_ns)
+                or not stat.S_ISREG(status.st_mode)
+            ):
+                raise FileFormatError("the file has changed since it was looked at")
+            self._position, self._left = instance.offset, instance.length
+            self._read(context_id)
+        except BaseException:
+            self.close()
+            raise
+        if not self._left:
+            self.close()
+        self._ready = context_id, instance
+
+    def _read(self, context_id: int) -> None:
+        """Put the next bytes of the file into the slab."""
+        self._length = length = min(self._left, self._room)
+        self._left -= length
+        self._write_heads(context_id, length, is_last=not self._left)
+        _fill(self._file, self._views(length), self._position, length)
+        self._position += length
 
     def _write_heads(self, context_id: int, length: int, *, is_last: bool) -> None:
         size = self._fragment_size
@@ -103,16 +149,17 @@ class FileSender:
         return full * (PDU_OVERHEAD + self._fragment_size) + (PDU_OVERHEAD + rest + rest % 2 if rest else 0)
 
 
-def _fill(file: BinaryIO, views: Sequence[memoryview], position: int, length: int) -> None:
+def _fill(descriptor: int, views: Sequence[memoryview], position: int, length: int) -> None:
     """Read ``length`` bytes from ``position`` into the views."""
     if hasattr(os, "preadv"):
-        if os.preadv(file.fileno(), views, position) == length:
+        if os.preadv(descriptor, views, position) == length:
             return
-    file.seek(position)
+    os.lseek(descriptor, position, os.SEEK_SET)
     for view in views:
         left = view
         while left:
-            count = file.readinto(left)  # type: ignore[attr-defined]
-            if not count:
+            piece = os.read(descriptor, len(left))
+            if not piece:
                 raise FileFormatError("the file has become shorter while it was sent")
-            left = left[count:]
+            left[: len(piece)] = piece
+            left = left[len(piece) :]

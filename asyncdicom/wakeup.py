@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Wakeup(Generic[T]):
     """To be awaited once, by one task; what asyncio calls future-like.
 
-    The waiting task is resumed within :meth:`set_result` and :meth:`set_exception`, unless these are called by a
-    task: then, as with every future, in the next iteration of the loop.
+    The waiting task is resumed within :meth:`set_result`, unless that is called by a task: then, and with an exception,
+    it is resumed in the next iteration of the loop, as with every future.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_error", "_loop", "_result", "is_done")
@@ -41,20 +41,20 @@ class Wakeup(Generic[T]):
         """Let the waiter go on with a result. Does nothing if it is done already."""
         if not self.is_done:
             self._result = result
-            self._finish()
+            self._finish(at_once=asyncio.current_task(self._loop) is None)
 
     def set_exception(self, error: BaseException) -> None:
         """Let the waiter go on with an exception. Does nothing if it is done already."""
         if not self.is_done:
             self._error = error
-            self._finish()
+            self._finish(at_once=False)
 
-    def _finish(self) -> None:
+    def _finish(self, *, at_once: bool) -> None:
         self.is_done = True
         if self._callback is not None:
             callback, self._callback = self._callback, None
             assert self._context is not None
-            if asyncio.current_task(self._loop) is None:
+            if at_once:
                 self._context.run(callback, self)
             else:
                 self._loop.call_soon(callback, self, context=self._context)
@@ -88,8 +88,5 @@ class Wakeup(Generic[T]):
         if self.is_done:
             return False
         self._error = asyncio.CancelledError()
-        self.is_done = True
-        if self._callback is not None:
-            callback, self._callback = self._callback, None
-            self._loop.call_soon(callback, self, context=self._context)
+        self._finish(at_once=False)
         return True

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+from itertools import zip_longest
 
 import pytest
 from raw_peer import (
@@ -24,6 +25,8 @@ import asyncdicom
 from asyncdicom import Status, Timeouts
 from asyncdicom.command import CommandField
 from asyncdicom.pdu import Abort, AssociateRQ, PDataTF, ReleaseRP, ReleaseRQ
+
+EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 def serving(handler=None, **options):
@@ -559,6 +562,50 @@ async def test_a_file_that_cannot_be_read_is_an_error_before_anything_is_sent(tm
                 await association.c_store(gone)
             assert association.is_established
             assert await association.c_store(instance(100)) == Status.SUCCESS
+
+
+def a_file(path, content, uid):
+    path.write_bytes(bytes(10) + content)
+    return asyncdicom.Instance(CT, uid, EXPLICIT, str(path), 10, len(content))
+
+
+@pytest.mark.parametrize("size", [2, 20_000, 600_000, 2_000_000])
+async def test_what_is_upcoming_is_sent_as_it_is(size, tmp_path):
+    received = {}
+
+    async def handler(request):
+        received[request.sop_instance_uid] = await request.data_set.read()
+        return Status.SUCCESS
+
+    contents = [os.urandom(size), b"short!", os.urandom(size)]
+    instances = [a_file(tmp_path / str(i), content, f"1.{i}") for i, content in enumerate(contents)]
+    async with serving(handler) as server, asyncdicom.connect("127.0.0.1", server.port, contexts=[CT]) as association:
+        for instance, upcoming in zip_longest(instances, instances[1:]):
+            assert await association.c_store(instance, upcoming=upcoming) == 0
+    assert received == {f"1.{i}": content for i, content in enumerate(contents)}
+
+
+async def test_what_was_upcoming_need_not_come_and_is_closed(tmp_path):
+    received = []
+
+    async def handler(request):
+        received.append(await request.data_set.read())
+        return Status.SUCCESS
+
+    long = a_file(tmp_path / "long", bytes(2_000_000), "1.1")
+    short = a_file(tmp_path / "short", b"short!", "1.2")
+    gone = a_file(tmp_path / "gone", b"gone", "1.3")
+    (tmp_path / "gone").unlink()
+    async with serving(handler) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[CT]) as association:
+            for upcoming in (long, gone, long._replace(transfer_syntax_uid="1.2.3"), long):
+                assert await association.c_store(short, upcoming=upcoming) == 0
+            with pytest.raises(FileNotFoundError):
+                await association.c_store(gone, upcoming=long)
+            assert await association.c_store(short, upcoming=long) == 0
+            file_sender = association._file_sender
+    assert received == [b"short!"] * 5
+    assert file_sender._file == -1
 
 
 async def test_a_file_that_has_changed_is_not_sent_and_the_association_lives_on(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import asyncdicom
@@ -13,8 +14,8 @@ async def main() -> None:
     instances = [asyncdicom.read_instance(path) for path in sorted(Path(folder).iterdir())]
     contexts = asyncdicom.contexts_for(instances)
     async with asyncdicom.connect("127.0.0.1", int(port), contexts=contexts) as association:
-        for instance in instances:
-            status = await association.c_store(instance)
+        for instance, upcoming in zip_longest(instances, instances[1:]):
+            status = await association.c_store(instance, upcoming=upcoming)
             assert status.is_success
 
 
