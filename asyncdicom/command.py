@@ -352,8 +352,8 @@ class CommandDecoder:
     __slots__ = ("_layouts",)
 
     def __init__(self) -> None:
-        self._layouts: dict[int, _Layout] = {}
-        """By the length of the command set."""
+        self._layouts: dict[int, _Layout | None] = {}
+        """By the length of the command set; None where it has come only once."""
 
     def decode(self, data: bytes) -> Command:
         """The command set. Raises ProtocolError as :meth:`Command.decode`."""
@@ -361,9 +361,12 @@ class CommandDecoder:
         if layout is not None and (command := layout.decode(data)) is not None:
             return command
         command = Command.decode(data)
-        if len(self._layouts) >= _MAX_LAYOUTS:
+        if len(data) in self._layouts:
+            self._layouts[len(data)] = _Layout(data, command)
+        elif len(self._layouts) < _MAX_LAYOUTS:
+            self._layouts[len(data)] = None
+        else:
             self._layouts.clear()
-        self._layouts[len(data)] = _Layout(data, command)
         return command
 
 

@@ -38,7 +38,7 @@ _COPY_LIMIT = 16 * 1024
 _DECODE_IN_THREAD = 1 << 20
 """Bytes from which decoding is worth a thread, for the sake of the other associations."""
 
-_writev: Callable[[int, Sequence[memoryview | bytes]], int] | None = getattr(os, "writev", None)  # not on Windows
+_writev: Callable[[int, Sequence[memoryview]], int] | None = getattr(os, "writev", None)  # not on Windows
 _IOV_MAX = 1024
 
 
@@ -121,8 +121,16 @@ class IncomingDataSet:
         try:
             try:
                 self._claim()
-                _write(descriptor, [header])
-                await self._pour(lambda views: _write(descriptor, views))
+                first = [memoryview(header)]
+
+                def write(views: Sequence[memoryview]) -> None:
+                    if first:
+                        views = [first.pop(), *views]  # the file meta information goes with the first bytes behind it
+                    _write(descriptor, views)
+
+                await self._pour(write)
+                if first:
+                    _write(descriptor, first)
                 if sync:
                     await asyncio.to_thread(os.fsync, descriptor)
             finally:
@@ -341,21 +349,28 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _write(descriptor: int, views: Sequence[memoryview | bytes]) -> None:
+def _write(descriptor: int, views: Sequence[memoryview]) -> None:
     """Write all of them; a file that takes only a part is tried again with the rest, and then says why."""
     if _writev is None:
         for view in views:
-            left = memoryview(view)
+            left = view
             while left:
                 left = left[os.write(descriptor, left) :]
         return
-    views = [view for view in views if view]
-    while views:
-        written = _writev(descriptor, views[:_IOV_MAX])
+    if len(views) <= _IOV_MAX:
+        written = _writev(descriptor, views)
+        if written == sum(map(len, views)):
+            return
+    else:
+        written = 0
+    left_over = list(views)
+    while left_over:
         done = 0
-        while done < len(views) and written >= len(views[done]):
-            written -= len(views[done])
+        while done < len(left_over) and written >= len(left_over[done]):
+            written -= len(left_over[done])
             done += 1
-        views = views[done:]
-        if written:
-            views = [memoryview(views[0])[written:], *views[1:]]
+        left_over = left_over[done:]
+        if left_over:
+            if written:
+                left_over[0] = left_over[0][written:]
+            written = _writev(descriptor, left_over[:_IOV_MAX])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from .elements import explicit_element, iterate_explicit, pad_text, pad_uid
@@ -17,6 +18,7 @@ _PREAMBLE_LENGTH = 128
 _PREFIX = b"DICM"
 _FILE_META_GROUP = 0x0002
 _GROUP_LENGTH = 0x00020000
+_INSTANCE = 0x00020003
 
 _TEXT = {
     0x00020002: "sop_class_uid",
@@ -51,13 +53,10 @@ class FileMeta(NamedTuple):
 
     def encode(self) -> bytes:
         """The beginning of a file: preamble of zeros, prefix, file meta information. The data set follows."""
-        body = explicit_element(0x00020001, b"OB", b"\0\1")
-        for tag, name in _TEXT.items():
-            if text := getattr(self, name):
-                vr = _VRS.get(tag, b"UI")
-                body += explicit_element(tag, vr, pad_uid(text) if vr == b"UI" else pad_text(text))
-        group_length = explicit_element(0x00020000, b"UL", len(body).to_bytes(4, "little"))
-        return bytes(_PREAMBLE_LENGTH) + _PREFIX + group_length + body
+        instance = pad_uid(self.sop_instance_uid)
+        # Of many files that are received, only this element differs.
+        before, after = _around_instance(self._replace(sop_instance_uid=""), len(instance))
+        return before + instance + after
 
     @classmethod
     def decode(cls, head: bytes | memoryview) -> tuple[FileMeta, int]:
@@ -88,3 +87,19 @@ class FileMeta(NamedTuple):
             raise FileFormatError("file meta information names no transfer syntax (0002,0010)")
         names = ("sop_class_uid", "sop_instance_uid", "implementation_class_uid", "implementation_version_name")
         return cls(**{**dict.fromkeys(names, ""), **found}), position
+
+
+@functools.lru_cache(maxsize=64)
+def _around_instance(meta: FileMeta, length: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a SOP Instance UID of ``length`` bytes."""
+    before, after = explicit_element(0x00020001, b"OB", b"\0\1"), b""
+    for tag, name in _TEXT.items():
+        if tag == _INSTANCE:
+            if length:
+                before += after + explicit_element(tag, b"UI", bytes(length))[:-length]
+                after = b""
+        elif text := getattr(meta, name):
+            vr = _VRS.get(tag, b"UI")
+            after += explicit_element(tag, vr, pad_uid(text) if vr == b"UI" else pad_text(text))
+    group_length = (len(before) + length + len(after)).to_bytes(4, "little")
+    return bytes(_PREAMBLE_LENGTH) + _PREFIX + explicit_element(0x00020000, b"UL", group_length) + before, after

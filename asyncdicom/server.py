@@ -27,6 +27,7 @@ from .presentation import (
     as_contexts,
 )
 from .receive_buffer import SlabPool
+from .transport import set_options
 from .uids import (
     APPLICATION_CONTEXT,
     IMPLEMENTATION_CLASS_UID,
@@ -429,6 +430,9 @@ class serve:  # noqa: N801 - it is called like a function
             await done
 
     async def _listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
-        return await asyncio.get_running_loop().create_server(
+        listener = await asyncio.get_running_loop().create_server(
             protocol_factory, self._host, self._port, backlog=BACKLOG, reuse_port=self._reuse_port, **options
         )
+        for sock in listener.sockets:
+            set_options(sock)
+        return listener

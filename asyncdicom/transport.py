@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 import socket
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .errors import AssociationLost, AssociationTimeout, ProtocolError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .receive_buffer import Fragment
     from .upper_layer import Indicated, UpperLayer
 
-__all__ = ["Connection", "ConnectionUser"]
+__all__ = ["Connection", "ConnectionUser", "set_options"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -39,6 +39,24 @@ _TLS_PIECE = 128 * 1024
 """Bytes handed to TLS at once, whole records: 1,016 to 1,104 MB/s on one association, with 552 KiB 824 to 890."""
 
 _TLS_HIGH_WATER = 1  # asyncio's TLS pauses at "as many as", its TCP at "more than"
+
+
+_TCP = (socket.AF_INET, socket.AF_INET6)
+_QUICK_ACK = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1) if hasattr(socket, "TCP_QUICKACK") else None
+
+
+def set_options(sock: Any) -> None:
+    """Make a TCP socket what DICOM needs: nothing is held back, and a peer that has vanished is noticed.
+
+    A socket that listens gives this on to those that it accepts, on Linux and the BSDs: six system calls less for each.
+    """
+    if sock.family in _TCP:
+        with contextlib.suppress(OSError):  # gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, number in _KEEP_ALIVE.items():
+                if (option := getattr(socket, name, None)) is not None:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, number)
 
 
 class ConnectionUser(Protocol):
@@ -97,16 +115,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.last_received = self._loop.time()
         sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError):  # gone already: connection_lost comes next
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for name, number in _KEEP_ALIVE.items():
-                    if (option_name := getattr(socket, name, None)) is not None:
-                        sock.setsockopt(socket.IPPROTO_TCP, option_name, number)
-                if hasattr(socket, "TCP_QUICKACK"):
-                    option = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-                    self._quick_ack = functools.partial(sock.setsockopt, *option)
+        if sock is not None and sock.family in _TCP:
+            if self.upper_layer.is_requestor:
+                set_options(sock)  # an acceptor's socket has them from the one that listened
+            if _QUICK_ACK is not None:
+                self._quick_ack = functools.partial(sock.setsockopt, *_QUICK_ACK)
         # Paused means: the transport still holds bytes of ours, so memory that was written may not be used again.
         self._over_tls = self._transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=_TLS_HIGH_WATER if self._over_tls else 0, low=0)

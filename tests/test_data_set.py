@@ -203,8 +203,11 @@ async def test_a_full_disk_is_an_os_error_of_the_consumer_and_the_rest_is_droppe
 
     monkeypatch.setattr(os, "open", open_full)
     data, pool, _ = incoming()
+    saving = asyncio.ensure_future(data.save_as(tmp_path / "instance"))
+    await asyncio.sleep(0)
+    feed(data, pool, bytes(100_000), is_last=False)
     with pytest.raises(OSError, match="No space left"):
-        await data.save_as(tmp_path / "instance")
+        await saving
     feed(data, pool, bytes(100_000))
     await data.drop()
     assert pool.held == 0
