@@ -329,10 +329,12 @@ class IncomingDataSet:
         self._pool.charge(charge)
 
     def _release(self, entry: _Entry) -> None:
-        before = self._charge
-        self._let_go(entry)
-        if self._charge != before:
+        if entry.charge:
+            before = self._charge
+            self._let_go(entry)
             self._held_changed(self._charge - before)
+        else:
+            entry.is_released = True
 
     def _let_go(self, entry: _Entry) -> None:
         entry.is_released = True
