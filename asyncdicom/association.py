@@ -19,7 +19,6 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from .command import Command, CommandField, Priority, Status
-from .data_set import MAX_HELD
 from .dimse import (
     CommandReceived,
     MessageReader,
@@ -45,6 +44,7 @@ from .errors import (
 from .file_sender import FileSender
 from .instances import Instance, convert, describe_data_set, encode, read_instance
 from .pdu import Abort
+from .receive_buffer import MAX_HELD
 from .requests import CStoreRequest
 from .transport import Connection
 from .uids import VERIFICATION, name_of
@@ -707,10 +707,20 @@ class Association:
     def _held_changed(self, by: int) -> None:
         """A consumer holds more, or less, receive memory."""
         self._held += by
-        if by > 0 and self._held >= MAX_HELD:
+        if self._ended is not None:
+            return
+        if not self._held:
+            self._pool.holds_nothing(self._look_at_held)
+        elif self._held >= MAX_HELD or not self._pool.may_read(
+            self._look_at_held, needs_more=self._incoming is not None and self._incoming.needs_more
+        ):
             self.connection.pause_reading("data sets")
-        elif self._held < MAX_HELD:
-            self.connection.resume_reading("data sets")
+            return
+        self.connection.resume_reading("data sets")
+
+    def _look_at_held(self) -> None:
+        """See whether reading may go on."""
+        self._held_changed(0)
 
     def _is_busy(self) -> bool:
         return self._is_handling or self._operation.locked() or not self._reader.is_between_messages
@@ -736,6 +746,7 @@ class Association:
         if self._file_sender is not None:
             self._file_sender.close()
             self._file_sender = None
+        self._pool.holds_nothing(self._look_at_held)
         self.connection.resume_reading("data sets")
 
 

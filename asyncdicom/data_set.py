@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .elements import inflate_head, scan
 from .errors import DataSetError
+from .receive_buffer import MAX_HELD
 from .uids import transfer_syntax
 from .wakeup import Wakeup
 
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
     from .part10 import FileMeta
     from .receive_buffer import Lease, SlabPool
 
-__all__ = ["MAX_HELD", "IncomingDataSet"]
-
-MAX_HELD = 1 << 20
-"""Bytes of receive memory that the consumers of one association may hold before its reading pauses."""
+__all__ = ["IncomingDataSet"]
 
 _COPY_LIMIT = 16 * 1024
 """Up to here the bytes are copied and the slab stays free: a slab of 256 KiB is much to hold for a small object."""
@@ -49,19 +47,26 @@ _ENTRY_COST, _VIEW_COST = 512, 200
 class _Entry:
     """What came in one read, until the consumer is done with it."""
 
-    __slots__ = ("charge", "is_in_hand", "is_released", "lease", "size", "views")
+    __slots__ = ("charge", "is_copy", "is_in_hand", "is_released", "lease", "size", "views")
 
-    def __init__(self, views: list[memoryview], size: int, charge: int = 0) -> None:
+    def __init__(self, views: list[memoryview], size: int) -> None:
         self.views = views
         self.size = size
         """Bytes of the data set."""
-        self.charge = charge
-        """Bytes of memory that it holds; none while the views are only borrowed for the time of a callback."""
+        self.charge = 0
+        """Bytes of memory that it holds beside the slab; none while the views are only borrowed for a callback."""
+        self.is_copy = False
+        """Whether the views show no slab."""
         self.lease: Lease | None = None
         """Of the slab that the views show; None if they are borrowed or show a copy."""
         self.is_in_hand = False
         """Whether the consumer has begun with it."""
         self.is_released = False
+
+    def copy(self) -> None:
+        """Make one view of them that shows a copy."""
+        self.views = [memoryview(b"".join(self.views))]
+        self.is_copy = True
 
 
 class IncomingDataSet:
@@ -89,6 +94,8 @@ class IncomingDataSet:
         """Why the consumer does not want the rest."""
         self._waiter: Wakeup[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.needs_more = False
+        """Whether the consumer waits, and lets go of nothing of what is kept before more has come."""
         self.received = 0
         """Bytes that have come so far."""
 
@@ -155,19 +162,23 @@ class IncomingDataSet:
         syntax = transfer_syntax(self._meta.transfer_syntax_uid)
         limit = min(limit, MAX_HELD // 4)
         looked_at = 0
-        while True:
-            # Looked at again when there is twice as much: small reads would make it quadratic.
-            if self._ended or self.received >= min(limit, 2 * looked_at):
-                head = self._join_kept()[:limit]
-                looked_at = len(head)
-                found, is_over = scan(inflate_head(head, limit) if syntax.deflated else head, syntax, tags)
-                if is_over or self._ended or looked_at == limit:
-                    return found
-            if self._lost is not None:
-                raise self._lost
-            if self._charge > MAX_HELD // 2:
-                self._join_kept()  # many small reads hold more than they bring, and reading must not pause for it
-            await self._wait()
+        try:
+            while True:
+                # Looked at again when there is twice as much: small reads would make it quadratic.
+                if self._ended or self.received >= min(limit, 2 * looked_at):
+                    head = self._join_kept()[:limit]
+                    looked_at = len(head)
+                    found, is_over = scan(inflate_head(head, limit) if syntax.deflated else head, syntax, tags)
+                    if is_over or self._ended or looked_at == limit:
+                        return found
+                if self._lost is not None:
+                    raise self._lost
+                if self._charge > MAX_HELD // 2:
+                    self._join_kept()  # many small reads hold more than they bring, and reading must not pause for it
+                self._tell_needs_more(needs_more=True)
+                await self._wait()
+        finally:
+            self._tell_needs_more(needs_more=False)
 
     async def read(self, limit: int = 1 << 30) -> bytes:
         """The whole data set as bytes, without decoding. Raises DataSetError if it has more than ``limit``."""
@@ -202,6 +213,8 @@ class IncomingDataSet:
             while True:
                 while kept:
                     entry = kept.popleft()
+                    if entry.size < _VIEW_COST * len(entry.views):
+                        entry.copy()  # who is busy with it would hold more for the views than for the bytes
                     entry.is_in_hand = True
                     try:
                         for view in entry.views:
@@ -300,32 +313,56 @@ class IncomingDataSet:
         """Keep what the consumer has not taken, or is still busy with."""
         # A slab is much to hold for few bytes, and so are very many views for the bytes that they show.
         if entry.size <= max(_COPY_LIMIT, _VIEW_COST * len(entry.views)) and not entry.is_in_hand:
-            entry.views = [memoryview(b"".join(entry.views))]
-            entry.charge = entry.size + _ENTRY_COST
+            entry.copy()
+        before = self._charge
+        if entry.is_copy:
+            self._hold(entry, entry.size + _ENTRY_COST)
         else:
             entry.lease = self._pool.hold()
-            entry.charge = entry.lease.size + _VIEW_COST * len(entry.views)
-        self._charge += entry.charge
-        self._held_changed(entry.charge)
+            self._charge += entry.lease.size
+            self._hold(entry, _VIEW_COST * len(entry.views))
+        self._held_changed(self._charge - before)
+
+    def _hold(self, entry: _Entry, charge: int) -> None:
+        entry.charge = charge
+        self._charge += charge
+        self._pool.charge(charge)
 
     def _release(self, entry: _Entry) -> None:
+        if entry.charge:
+            before = self._charge
+            self._let_go(entry)
+            self._held_changed(self._charge - before)
+        else:
+            entry.is_released = True
+
+    def _let_go(self, entry: _Entry) -> None:
         entry.is_released = True
         if entry.charge:
             self._charge -= entry.charge
-            if entry.lease is not None:
-                entry.lease.release()
-            self._held_changed(-entry.charge)
+            self._pool.charge(-entry.charge)
+        if entry.lease is not None:
+            self._charge -= entry.lease.size
+            entry.lease.release()
+
+    def _tell_needs_more(self, *, needs_more: bool) -> None:
+        if needs_more != self.needs_more:
+            self.needs_more = needs_more
+            self._held_changed(0)
 
     def _join_kept(self) -> bytes:
         """All that is kept as one copy, so that slabs are free: many small reads would hold them all."""
         joined = b"".join(view for entry in self._kept for view in entry.views)
+        before = self._charge
         while self._kept:
-            self._release(self._kept.popleft())
+            self._let_go(self._kept.popleft())
         if joined:
-            entry = _Entry([memoryview(joined)], len(joined), len(joined) + _ENTRY_COST)
+            entry = _Entry([memoryview(joined)], len(joined))
+            entry.is_copy = True
             self._kept.append(entry)
-            self._charge += entry.charge
-            self._held_changed(entry.charge)
+            self._hold(entry, len(joined) + _VIEW_COST)  # never more than what it replaces
+        if self._charge != before:
+            self._held_changed(self._charge - before)
         return joined
 
     def _wait(self) -> Wakeup[None]:

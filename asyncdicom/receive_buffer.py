@@ -13,12 +13,29 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import AbortReason, ProtocolError
 from .pdu import MAX_ASSOCIATE_LENGTH, PDU, PDU_HEADER, PDV_HEADER, PduType, decode_pdu
 
-__all__ = ["SLAB_SIZE", "Fragment", "Lease", "ReceiveBuffer", "SlabPool"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_HELD", "MEMORY_LIMIT", "SLAB_SIZE", "Fragment", "Lease", "ReceiveBuffer", "SlabPool"]
+
+MAX_HELD = 1 << 20
+"""Bytes of receive memory that the consumers of one association may hold before its reading pauses."""
+
+MEMORY_LIMIT = 256 << 20
+"""Bytes of receive memory that the consumers of all associations of a pool may hold, unless it is told otherwise."""
+
+_LEAST_MEMORY = 16 << 20
+"""Half of a limit, where reading begins to pause, has to leave room for what is reserved."""
+_SMALL, _LEAST_SMALL = 16 * 1024, 64
+"""Bytes per read when memory is scarce: at most, and at least."""
+_MOST_PER_BYTE = 10
+"""Bytes that one byte received can cost: the slab, its copy, and the objects of data sets with a byte each, of which
+every one needs 69 bytes with its command."""
 
 SLAB_SIZE = 264 * 1024
 """Bytes per read at most. A CT of 512 KiB with its headers is two reads: 3,640 MB/s, with 256 KiB three and 3,301.
@@ -94,13 +111,39 @@ class Lease:
 
 
 class SlabPool:
-    """Receive memory for the associations of one event loop."""
+    """Receive memory for the associations of one event loop, and the count of what their consumers hold of it.
 
-    def __init__(self, slab_size: int = SLAB_SIZE, spare: int = 32) -> None:
+    They never hold more than ``limit`` bytes: slabs, copies, and the views and entries that go with them. From half of
+    it on, an association that holds something reads no more (:meth:`may_read`) until it holds nothing, or all hold
+    less than three eighths. One that holds nothing may always read, so that those who take what comes, C-ECHO and
+    negotiation go on. Near three quarters reads become small: so small that the last quarter is enough for one of each
+    of ``associations``, whatever it brings. Beside it, one read of full size is reserved, and what one association may
+    hold: of those whose consumer needs more before it can let go, one at a time may read.
+
+    Not in it: the current slab, the spare ones, and what of a PDU other than P-DATA-TF is gathered.
+    """
+
+    def __init__(
+        self, slab_size: int = SLAB_SIZE, spare: int = 32, *, limit: int = MEMORY_LIMIT, associations: int = 1
+    ) -> None:
+        """Raises ValueError for a limit below 16 MiB, or below 2,560 bytes for each of the associations."""
+        least = max(_LEAST_MEMORY, 4 * _MOST_PER_BYTE * _LEAST_SMALL * associations)
+        if limit < least:
+            raise ValueError(f"a memory limit of {limit} bytes is too low for {associations} associations, not {least}")
         self._slab_size = slab_size
+        self._small_size = min(_SMALL, slab_size, limit // 4 // _MOST_PER_BYTE // max(1, associations))
+        self._full_above = limit // 2
+        self._room_below = limit // 8 * 3
+        self._scarce_above = limit // 4 * 3 - _MOST_PER_BYTE * slab_size - MAX_HELD
+        self._waiting: dict[Callable[[], None], bool] = {}
+        """What to call for those who hold something and wait, in order; whether they need more before they let go."""
+        self._favoured: Callable[[], None] | None = None
+        """Of the one that reads all the same, as it needs more."""
+        self.used = 0
+        """Bytes that consumers hold."""
         self._spare = spare
-        """Slabs that are kept for the next time when they come back: new ones cost page faults, which with 16 busy
-        associations and 4 spare slabs took a quarter of the rate."""
+        """Slabs that are kept for the next time when they come back: new ones cost page faults. With 16 associations
+        whose handlers hold views, 8 spare slabs took a tenth of the rate, and 16 a twentieth."""
         self._free: list[memoryview] = []
         self._current: memoryview | None = None
         self._lease: Lease | None = None
@@ -112,15 +155,19 @@ class SlabPool:
         """The slab for the next read; it stays the pool's."""
         if self._lease is not None:
             self._lease = self._current = None
-        if self._current is None:
-            self._current = self._free.pop() if self._free else memoryview(bytearray(self._slab_size))
+        size = self._slab_size if self.used <= self._scarce_above else self._small_size
+        if self._current is None or len(self._current) != size:
+            self._keep_spare(self._current)
+            self._current = self._free.pop() if self._free and size == self._slab_size else memoryview(bytearray(size))
         return self._current
 
     def hold(self) -> Lease:
         """Keep the slab of the last read, for one holder more: the next read goes elsewhere."""
         if self._lease is None:
-            self._lease = Lease(self, self.current())
+            assert self._current is not None
+            self._lease = Lease(self, self._current)
             self.held += 1
+            self.charge(self._lease.size)
         self._lease.holders += 1
         return self._lease
 
@@ -129,8 +176,48 @@ class SlabPool:
         self.held -= 1
         if lease is self._lease:  # no read has come since: it is still the current one
             self._lease = None
-        elif len(self._free) < self._spare:
+        else:
+            self._keep_spare(slab)
+        self.charge(-lease.size)
+
+    def _keep_spare(self, slab: memoryview | None) -> None:
+        if slab is not None and len(slab) == self._slab_size and len(self._free) < self._spare:
             self._free.append(slab)
+
+    def charge(self, by: int) -> None:
+        """Consumers hold more, or less, beside slabs."""
+        self.used += by
+        if by < 0 and self._waiting and self.used <= self._room_below:
+            self._favoured = None
+            waiting, self._waiting = self._waiting, {}
+            for resume in waiting:
+                resume()
+
+    def may_read(self, resume: Callable[[], None], *, needs_more: bool) -> bool:
+        """Whether an association that holds something may read; if not, ``resume`` is called when it may.
+
+        ``needs_more`` says that its consumer cannot let go of anything before it has more.
+        """
+        if resume == self._favoured:
+            if needs_more:
+                return True
+        elif self.used <= self._full_above and resume not in self._waiting:
+            return True
+        elif needs_more and self._favoured is None:
+            self._favoured = resume
+            self._waiting.pop(resume, None)
+            return True
+        self._waiting[resume] = needs_more
+        return False
+
+    def holds_nothing(self, resume: Callable[[], None]) -> None:
+        """An association has let go of everything, and need not wait."""
+        self._waiting.pop(resume, None)
+        if resume == self._favoured:
+            self._favoured = next((each for each, needs_more in self._waiting.items() if needs_more), None)
+            if self._favoured is not None:
+                del self._waiting[self._favoured]
+                self._favoured()
 
 
 class ReceiveBuffer:

@@ -26,7 +26,7 @@ from .presentation import (
     accept_contexts,
     as_contexts,
 )
-from .receive_buffer import SlabPool
+from .receive_buffer import MEMORY_LIMIT, SlabPool
 from .transport import set_options
 from .uids import (
     APPLICATION_CONTEXT,
@@ -99,6 +99,7 @@ class Server:
         policy: AcceptancePolicy,
         timeouts: Timeouts,
         max_associations: int,
+        memory_limit: int,
         max_pdu_length: int,
         max_send_pdu_length: int,
         require_context: bool,
@@ -113,7 +114,7 @@ class Server:
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
-        self._pool = SlabPool()
+        self._pool = SlabPool(limit=memory_limit, associations=max_associations)
         self._pending: dict[Association, None] = {}
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
@@ -337,14 +338,19 @@ class serve:  # noqa: N801 - it is called like a function
 
     ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
 
+    ``memory_limit`` is how many bytes of receive memory the handlers of all associations may hold together: views that
+    they have not let go, and what has come before they ask for it. Nobody is refused for it: associations whose
+    handlers hold some wait with reading, the others go on. What ``read`` and ``decode`` gather is the handler's own,
+    and bounded by their own limits. Raises ValueError for less than 16 MiB, or 2,560 bytes for each association.
+
     ``ssl`` is a context, or a function that makes one.
 
     ``workers`` is the number of processes that share the work; more than one gives a :class:`WorkerGroup`. Each of them
     imports what it needs, so the handler has to be a function at the top level of a module (or a method of an object
     that can be pickled, or a ``functools.partial``), ``ssl`` a function, and the program's own start has to stand below
-    ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` is shared
-    out among them. Not on Windows. ``initializer``, which may be a coroutine function, is called in each process before
-    it serves.
+    ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` and
+    ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which may be a coroutine function, is
+    called in each process before it serves.
     """
 
     def __init__(
@@ -362,6 +368,7 @@ class serve:  # noqa: N801 - it is called like a function
         ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         timeouts: Timeouts | None = None,
         max_associations: int = 1000,
+        memory_limit: int = MEMORY_LIMIT,
         max_pdu_length: int = DEFAULT_MAX_PDU_LENGTH,
         max_send_pdu_length: int = DEFAULT_MAX_SEND_PDU_LENGTH,
         reuse_port: bool | None = None,
@@ -370,6 +377,8 @@ class serve:  # noqa: N801 - it is called like a function
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"{workers} workers cannot serve")
+        count = workers or 1
+        SlabPool(limit=memory_limit // count, associations=-(-max_associations // count))  # or raises ValueError
         supported = as_contexts(contexts or ())
         if contexts is None:
             supported = [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
@@ -377,7 +386,7 @@ class serve:  # noqa: N801 - it is called like a function
         self._port = port
         self._ssl = ssl
         self._reuse_port = reuse_port
-        self._workers = workers or 1
+        self._workers = count
         self._max_associations = max_associations
         self._initializer = initializer
         self._timeouts = timeouts or Timeouts()
@@ -392,6 +401,7 @@ class serve:  # noqa: N801 - it is called like a function
             ),
             "timeouts": self._timeouts,
             "max_associations": max_associations,
+            "memory_limit": memory_limit // self._workers,
             "max_pdu_length": max_pdu_length,
             "max_send_pdu_length": max_send_pdu_length,
             "require_context": require_context,
