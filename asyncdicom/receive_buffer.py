@@ -145,7 +145,8 @@ class SlabPool:
         """Slabs that are kept for the next time when they come back: new ones cost page faults. With 16 associations
         whose handlers hold views, 8 spare slabs took a tenth of the rate, and 16 a twentieth."""
         self._free: list[memoryview] = []
-        self._current: memoryview | None = None
+        self.slab: memoryview | None = None
+        """The one that :meth:`current` has given out last."""
         self._lease: Lease | None = None
         """Of the current slab, once somebody holds it."""
         self.held = 0
@@ -154,18 +155,18 @@ class SlabPool:
     def current(self, sizehint: int = -1) -> memoryview:  # noqa: ARG002 - so that asyncio's get_buffer may be this
         """The slab for the next read; it stays the pool's."""
         if self._lease is not None:
-            self._lease = self._current = None
+            self._lease = self.slab = None
         size = self._slab_size if self.used <= self._scarce_above else self._small_size
-        if self._current is None or len(self._current) != size:
-            self._keep_spare(self._current)
-            self._current = self._free.pop() if self._free and size == self._slab_size else memoryview(bytearray(size))
-        return self._current
+        if self.slab is None or len(self.slab) != size:
+            self._keep_spare(self.slab)
+            self.slab = self._free.pop() if self._free and size == self._slab_size else memoryview(bytearray(size))
+        return self.slab
 
     def hold(self) -> Lease:
         """Keep the slab of the last read, for one holder more: the next read goes elsewhere."""
         if self._lease is None:
-            assert self._current is not None
-            self._lease = Lease(self, self._current)
+            assert self.slab is not None
+            self._lease = Lease(self, self.slab)
             self.held += 1
             self.charge(self._lease.size)
         self._lease.holders += 1
@@ -260,7 +261,9 @@ class ReceiveBuffer:
         after it is ignored. Fragments are views of the pool's current slab: use them, or hold the slab, before the
         next read.
         """
-        view = self.pool.current()[:count].toreadonly()
+        slab = self.pool.slab
+        assert slab is not None
+        view = slab[:count].toreadonly()
         if self._carry:
             # At most 11 bytes moved in front of a read, and the read with them: rare, and cheaper than a second path.
             view = memoryview(self._carry + view)
