@@ -158,6 +158,8 @@ class Association:
         self._is_handling = False
         self._next_request: Wakeup[None] | None = None
         """For which the handlers' task waits."""
+        self._has_resumed = False
+        """Whether the handlers' task has gone on within the read that is being handled."""
         self._handled: asyncio.Future[None] | None = None
         """For whoever waits until no handler runs."""
         self._held = 0
@@ -393,6 +395,12 @@ class Association:
                 if not is_last:
                     await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
 
+    def forget_files(self) -> None:
+        """Let go of the memory that sending files takes, and of a file that was upcoming."""
+        if self._file_sender is not None:
+            self._file_sender.forget()
+            self._file_sender = None
+
     def _prepare(self, instance: Instance) -> None:
         """Read the beginning of what will be sent next; what is wrong with it is said when it is sent."""
         if self._file_sender is not None and self._ended is None:
@@ -432,9 +440,10 @@ class Association:
 
     def fragments_received(self, fragments: list[Fragment], now: float) -> None:
         """P-DATA has come."""
-        if self._ended is not None:
-            return
+        self._has_resumed = False
         for received in self._reader.receive(fragments):
+            if self._ended is not None:  # also by a handler that has gone on
+                return
             if isinstance(received, CommandReceived):
                 self._last_message = now
                 self._command_received(received.context, received.command)
@@ -592,16 +601,21 @@ class Association:
             if self._waiting:
                 self._start_handler()
             incoming.settle()
+            if received.is_last:
+                self._incoming = None  # it is whole, whatever becomes of the association
         if received.is_last and self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             self._respond(*refusal)
 
     def _start_handler(self) -> None:
         if self._handler is None:
-            self._handler = self._loop.create_task(self._handle_requests())
+            # Not by create_task: a task factory that begins at once would begin before it is known.
+            self._handler = asyncio.Task(self._handle_requests(), loop=self._loop)
         elif self._next_request is not None:
             waiter, self._next_request = self._next_request, None
-            waiter.set_result(None)
+            # At once for one request in each read: who sends many without waiting must not keep the loop from others.
+            waiter.set_result(None, at_once=not self._has_resumed)
+            self._has_resumed = True
 
     async def _handle_requests(self) -> None:
         """Run the handler for one request after the other: a task for each would take a tenth of small instances."""
@@ -618,6 +632,8 @@ class Association:
                 try:
                     answered = await self._handle(request)
                 except (asyncio.CancelledError, AssociationError):
+                    if self._ended is None:
+                        _log.warning("= aborting %r: its handler was cancelled", self)
                     self._abort_now()
                 except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
                     _log.exception("answering a request of %r failed", request.calling_ae_title)
@@ -627,9 +643,15 @@ class Association:
                     self._is_handling = False
                     if self._on_handled is not None:
                         self._on_handled(request, answered)
+                    del request  # which holds on to whatever its handler's exception has seen
+                if self._waiting:
+                    await asyncio.sleep(0)
         finally:
             self._handler = None
-            self._handlers_done()
+            if self._waiting and self._ended is None:
+                self._start_handler()  # only this task was cancelled, by a stranger
+            else:
+                self._handlers_done()
 
     def _handlers_done(self) -> None:
         self._answer_release_if_done()
@@ -651,9 +673,8 @@ class Association:
             status = self._status_for(request, error)
         if not request.data_set.is_complete:
             await request.data_set.drop()
-        if self._ended is not None:
+        if self._ended is not None or not self._respond(request.context.id, request.command, status):
             return None
-        self._respond(request.context.id, request.command, status)
         self._last_message = self.connection.now()
         return status
 
@@ -669,8 +690,8 @@ class Association:
             return Status(Status.OUT_OF_RESOURCES, "no space left to store it")
         return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
 
-    def _respond(self, context_id: int, request: Command, status: Status) -> None:
-        """Answer a request of the peer; at once, or after the message that is going out."""
+    def _respond(self, context_id: int, request: Command, status: Status) -> bool:
+        """Answer a request of the peer, at once or after the message that is going out; returns whether that can be."""
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("> %s of message %s: %s", request.message.name, request.message_id, status)
         if status.error_comment or status.offending_element:
@@ -685,12 +706,14 @@ class Association:
             self._deferred.append(data)
             if len(self._deferred) > _MAX_WAITING_REQUESTS:
                 raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests came while one message was sent")
-        else:
-            self._send_response(data)
+            return True
+        return self._send_response(data)
 
-    def _send_response(self, data: bytes) -> None:
-        if self._upper_layer.state in _MAY_RESPOND:
-            self.connection.write(data)
+    def _send_response(self, data: bytes) -> bool:
+        if self._upper_layer.state not in _MAY_RESPOND:
+            return False
+        self.connection.write(data)
+        return True
 
     def _send_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []
@@ -743,9 +766,7 @@ class Association:
         self._waiting.clear()
         if self._incoming is not None:
             self._incoming.fail(error)
-        if self._file_sender is not None:
-            self._file_sender.close()
-            self._file_sender = None
+        self.forget_files()
         self._pool.holds_nothing(self._look_at_held)
         self.connection.resume_reading("data sets")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from .association import Association, Timeouts, _finite
 from .errors import (
@@ -46,6 +47,16 @@ DEFAULT_MAX_PDU_LENGTH = 131072
 
 DEFAULT_MAX_SEND_PDU_LENGTH = 131072
 """The longest P-DATA-TF that is sent, also to peers that set no limit; some allocate what they are announced."""
+
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, SlabPool] = WeakKeyDictionary()
+
+
+def _pool_of(loop: asyncio.AbstractEventLoop) -> SlabPool:
+    """The receive memory of all associations that a loop's user has asked for: they bring little."""
+    if (pool := _pools.get(loop)) is None:
+        pool = _pools[loop] = SlabPool()
+    return pool
 
 
 class connect:  # noqa: N801 - it is called like a function
@@ -128,7 +139,7 @@ class connect:  # noqa: N801 - it is called like a function
     async def _connect(self) -> Association:
         loop = asyncio.get_running_loop()
         upper_layer = UpperLayer(
-            requestor=True, max_pdu_length=self._max_pdu_length, artim_timeout=self._timeouts.acse, pool=SlabPool()
+            requestor=True, max_pdu_length=self._max_pdu_length, artim_timeout=self._timeouts.acse, pool=_pool_of(loop)
         )
         association = Association(
             upper_layer,

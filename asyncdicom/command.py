@@ -337,7 +337,8 @@ class Command:
         return command
 
 
-_MAX_LAYOUTS = 8
+_MAX_LAYOUTS, _MAX_LAYOUT = 8, 512
+"""How many are kept, and the bytes of a command set that may become one: a peer must not fill the memory with them."""
 _VARIABLE = {number << 16 for number in (0x0110, 0x0120, 0x1000)}
 """Message ID, Message ID Being Responded To, Affected SOP Instance UID."""
 
@@ -361,6 +362,8 @@ class CommandDecoder:
         if layout is not None and (command := layout.decode(data)) is not None:
             return command
         command = Command.decode(data)
+        if len(data) > _MAX_LAYOUT:
+            return command
         if len(data) in self._layouts:
             self._layouts[len(data)] = _Layout(data, command)
         elif len(self._layouts) < _MAX_LAYOUTS:

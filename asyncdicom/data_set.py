@@ -1,8 +1,8 @@
 """A data set that is being received, on its way from the association to whoever wants it.
 
-The association feeds views of the receive memory from the event loop's callback. A consumer with a sink
-(:meth:`IncomingDataSet.save_as`, ``read``) gets them there and then, and no byte is kept. Until there is a consumer,
-and for one that iterates, the slabs are held: a few of them, then the association stops reading.
+The association feeds views of the receive memory from the event loop's callback. A consumer that waits for them goes on
+there and then, and no byte is kept. What it does not take at once is: slabs are held, a few of them, or small amounts
+copied; then the association stops reading.
 """
 
 from __future__ import annotations
@@ -223,6 +223,8 @@ class IncomingDataSet:
                         self._release(entry)
                 if self._lost is not None:
                     raise self._lost
+                if self._dropping:
+                    raise DataSetError(_DROPPED)
                 if self._ended:
                     return
                 await self._wait()
@@ -288,6 +290,8 @@ class IncomingDataSet:
     def _check_unclaimed(self) -> None:
         if self._consumer:
             raise RuntimeError("a data set can be consumed once")
+        if self._dropping:
+            raise self._lost or DataSetError(_DROPPED)
 
     def _claim(self) -> None:
         self._check_unclaimed()
@@ -304,6 +308,8 @@ class IncomingDataSet:
             self._sink = sink
             while not self._ended and self._lost is None and self._refused is None:
                 await self._wait()
+            if self._dropping and self._refused is None:
+                raise self._lost or DataSetError(_DROPPED)
         finally:
             self.close()
         if (error := self._refused or self._lost) is not None:
@@ -376,6 +382,9 @@ class IncomingDataSet:
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.set_result(None)
+
+
+_DROPPED = "the data set was dropped before all of it was read: the handler of its request has ended"
 
 
 def _sync_folder(folder: str) -> None:

@@ -60,8 +60,13 @@ class FileSender:
         if instance.path:
             self._begin(context_id, instance)
 
+    def forget(self) -> None:
+        """Let go of what was prepared; a file that is being sent is closed by who sends it."""
+        if self._ready is not None:
+            self.close()
+
     def close(self) -> None:
-        """Forget what was prepared."""
+        """Close the file."""
         self._ready = None
         if self._file >= 0:
             descriptor, self._file = self._file, -1

@@ -328,7 +328,11 @@ class AssociationPool:
                 raise  # the peer's
             if self._closed:
                 raise LocalProtocolError("the pool was closed") from None
-            why = str(self._trouble) if self._trouble else f"{self.in_use} of {self._max} are in use"
+            why = (
+                str(self._trouble)
+                if self._trouble
+                else f"{self._max - self._free} of {self._max} are in use or being made"
+            )
             raise PoolTimeout(f"no association within {timeout:g} s: {why}") from self._trouble
 
     async def _take_place_and_member(self, contexts: Iterable[Context]) -> _Member:
@@ -350,6 +354,7 @@ class AssociationPool:
             elif self._closed:
                 await _let_go(association)
             else:
+                association.forget_files()
                 member.idle_since = association.connection.now()
                 association.timeouts = self._idle_timeouts  # idle for too long, it releases itself
                 association.connection.wake_at(member.idle_since + self._idle_timeouts.idle)
@@ -359,7 +364,7 @@ class AssociationPool:
             self._give_place()
 
     async def _take_place(self) -> None:
-        if self._free and not self._waiting:
+        if self._free:  # then nobody waits but those who were cancelled
             self._free -= 1
             return
         place = asyncio.get_running_loop().create_future()
@@ -387,11 +392,10 @@ class AssociationPool:
     async def _idle_member(self, contexts: Iterable[Context]) -> _Member | None:
         """The idle association that was used last, of those that have proposed the contexts and are alive."""
         self._idle = [member for member in self._idle if member.association.is_established]
-        for member in reversed(self._idle):
-            if not member.has_proposed(contexts):
-                continue
+        while member := next((each for each in reversed(self._idle) if each.has_proposed(contexts)), None):
             self._idle.remove(member)
-            if member.idle_since + self._check_after > member.association.connection.now() or await self._check(member):
+            recent = member.idle_since + self._check_after > member.association.connection.now()
+            if member.association.is_established and (recent or await self._check(member)):
                 member.association.timeouts = self._timeouts
                 return member
         return None
@@ -660,6 +664,8 @@ class _Sending:
 
     async def _take_in(self, given: _Sendable) -> bool:
         """Look at an instance, and wait until there is room for another; returns whether it is wanted."""
+        if self._halted:
+            return False
         self._look_at(given)
         if len(self._window) >= _LOOK_AHEAD or len(self._results) >= _MAX_RESULTS:
             while len(self._window) > _LOOK_AHEAD // 2 or len(self._results) >= _MAX_RESULTS:

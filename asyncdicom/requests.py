@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["CStoreHandler", "CStoreRequest"]
 
 CStoreHandler: TypeAlias = "Callable[[CStoreRequest], Awaitable[Status | int]]"
-"""What a user registers for C-STORE; it starts when the command is here, before the data set is."""
+"""What a user registers for C-STORE; it starts when the command is here, before the data set is.
+
+The requests of one association are handled in one task, one after the other: context variables that a handler sets are
+still set for the next one.
+"""
 
 
 class CStoreRequest:

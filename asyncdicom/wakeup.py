@@ -37,11 +37,11 @@ class Wakeup(Generic[T]):
         self.is_done = False
         """Whether there is a result or an exception, or the waiter was cancelled."""
 
-    def set_result(self, result: T) -> None:
-        """Let the waiter go on with a result. Does nothing if it is done already."""
+    def set_result(self, result: T, *, at_once: bool = True) -> None:
+        """Let the waiter go on with a result; later if not ``at_once``. Does nothing if it is done already."""
         if not self.is_done:
             self._result = result
-            self._finish(at_once=asyncio.current_task(self._loop) is None)
+            self._finish(at_once=at_once and asyncio.current_task(self._loop) is None)
 
     def set_exception(self, error: BaseException) -> None:
         """Let the waiter go on with an exception. Does nothing if it is done already."""
@@ -55,7 +55,10 @@ class Wakeup(Generic[T]):
             callback, self._callback = self._callback, None
             assert self._context is not None
             if at_once:
-                self._context.run(callback, self)
+                try:
+                    self._context.run(callback, self)
+                except (KeyboardInterrupt, SystemExit) as error:  # uvloop would take it for an error of the connection
+                    self._loop.call_soon(_raise, error)
             else:
                 self._loop.call_soon(callback, self, context=self._context)
 
@@ -90,3 +93,7 @@ class Wakeup(Generic[T]):
         self._error = asyncio.CancelledError()
         self._finish(at_once=False)
         return True
+
+
+def _raise(error: BaseException) -> None:
+    raise error

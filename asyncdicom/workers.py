@@ -4,7 +4,8 @@ The parent listens, and hands each connection over to the worker that has the fe
 one. Measured with 2 workers and 16 associations, opened one after the other or at once, 40 times on each event loop:
 with a listening socket for each worker (SO_REUSEPORT) the busier one got 9 in the median and 13 at worst, with one
 listening socket that all accept from 10 and 15, and on asyncio all 16; so it is 8, always, at the same throughput. And
-no connection is lost that waits to be accepted by a worker that ends, as it would be with SO_REUSEPORT.
+no connection is lost that waits to be accepted by a worker that ends, as it would be with SO_REUSEPORT; only one that a
+worker was given and has not looked at when it is killed.
 
 Between the parent and each worker is a pair of sockets. To the worker go connections, and the wish that it close, with
 the seconds that running associations have; back come reports. A worker ends when its parent's end of the pair does.
@@ -453,7 +454,8 @@ class _Worker:
 
     def _exited(self) -> None:
         self._loop.remove_reader(self._process.sentinel)
-        self.gone.set_result(None)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
 
 _NOT_READY: Final = (
