@@ -4,6 +4,8 @@ import asyncio
 import errno
 import logging
 import os
+import sys
+from collections import deque
 from itertools import zip_longest
 
 import pytest
@@ -764,3 +766,143 @@ async def test_a_handler_that_is_no_coroutine_function_is_named_in_the_log(caplo
         async with asyncdicom.connect("127.0.0.1", server.port, contexts=asyncdicom.Context(CT)) as association:
             assert (await association.c_store(instance(100))).is_failure
     assert "async def" in caplog.text
+
+
+# Handlers go on within the read that brings what they wait for
+
+
+async def first_stored(peer, server):
+    """An association whose handlers' task is there and waits."""
+    await peer.associate()
+    peer.send(store_request(), pdv(3, 2, b"first!"))
+    await peer.receive()
+    return server.associations[0]
+
+
+async def test_nothing_is_handled_that_comes_behind_the_end():
+    handled = []
+
+    async def handler(request):
+        handled.append(await request.data_set.read())
+        if len(handled) == 2:
+            await request.association.abort()
+        return Status.SUCCESS
+
+    async with serving(handler) as server, raw_client(server.port) as peer:
+        association = await first_stored(peer, server)
+        peer.send(*[store_request(), pdv(3, 2, b"x" * 20_000)] * 5)
+        await association.wait_closed()
+        assert len(handled) == 2
+        assert (association._waiting, server._pool.held, server._pool.used) == (deque(), 0, 0)
+
+
+async def test_what_has_come_whole_survives_the_end_of_its_association(tmp_path):
+    go_on, kept = asyncio.Event(), []
+
+    async def keep(request):
+        await go_on.wait()
+        kept.append(await request.data_set.save_as(tmp_path / "whole"))
+
+    async def handler(request):
+        keeping = asyncio.ensure_future(keep(request))
+        try:
+            await asyncio.shield(keeping)
+        finally:
+            go_on.set()
+            await keeping
+        return Status.SUCCESS
+
+    async with serving(handler) as server:
+        async with raw_client(server.port) as peer:
+            association = await first_stored_later(peer, server, b"x" * 50_000)
+        await association.wait_closed()
+    assert (tmp_path / "whole").read_bytes().endswith(b"x" * 50_000)
+    assert kept == [(tmp_path / "whole").stat().st_size]
+
+
+async def first_stored_later(peer, server, content):
+    await peer.associate()
+    peer.send(store_request(), pdv(3, 2, content))
+    await settle(lambda: server.associations[0]._is_handling)
+    return server.associations[0]
+
+
+async def test_what_was_dropped_is_no_short_data_set():
+    reading = []
+
+    async def read_late(data_set):
+        await asyncio.sleep(0)
+        return await data_set.read()
+
+    async def handler(request):
+        reading.append(asyncio.ensure_future(read_late(request.data_set)))
+        return Status.SUCCESS
+
+    async with serving(handler) as server, raw_client(server.port) as peer:
+        await first_stored(peer, server)
+        with pytest.raises(asyncdicom.DataSetError, match="dropped"):
+            await reading[0]
+
+
+async def test_an_abort_while_a_long_file_is_sent_is_an_abort(tmp_path):
+    path = tmp_path / "long"
+    path.write_bytes(bytes(20_000_010))
+    long = asyncdicom.Instance(CT, "1.2", EXPLICIT, str(path), 10, 20_000_000)
+
+    async def script(peer):
+        await accept(peer)
+        await peer.receive()
+        peer.send(Abort(0, 0))
+        await peer.close()
+
+    async with raw_server(script) as port:
+        association = await asyncdicom.connect("127.0.0.1", port, contexts=[CT])
+        with pytest.raises(asyncdicom.AssociationError):
+            await association.c_store(long)
+        await association.abort()
+
+
+async def test_one_request_in_each_read_is_handled_at_once_and_others_later():
+    turns, turn = [], 0
+
+    async def handler(request):
+        turns.append(turn)
+        return Status.SUCCESS
+
+    async with serving(handler) as server, raw_client(server.port) as peer:
+        await first_stored(peer, server)
+        peer.send(*[store_request(), pdv(3, 2, b"ab")] * 50)
+        async with asyncio.timeout(DEADLINE):
+            while len(turns) < 51:
+                await asyncio.sleep(0)
+                turn += 1
+    assert max(turns.count(each) for each in turns) <= 3
+
+
+async def test_a_task_factory_that_begins_at_once_changes_nothing():
+    def begin_at_once(loop, coroutine, **options):
+        if sys.version_info >= (3, 12):
+            options["eager_start"] = True
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def handler(request):
+        await request.association.abort()
+        return Status.SUCCESS
+
+    asyncio.get_running_loop().set_task_factory(begin_at_once)
+    async with serving(handler) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        association = server.associations[0]
+        peer.send(store_request(), pdv(3, 2, b"ab"))
+        async with asyncio.timeout(DEADLINE):
+            await association.wait_closed()
+        assert not server._pending
+
+
+async def test_only_the_handlers_task_that_is_cancelled_by_a_stranger_is_replaced():
+    async with serving(keep_nothing) as server, raw_client(server.port) as peer:
+        association = await first_stored(peer, server)
+        association._handler.cancel()
+        peer.send(store_request(), pdv(3, 2, b"second"))
+        await peer.receive()
+        assert association.is_established

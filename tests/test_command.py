@@ -528,3 +528,17 @@ def test_a_decoder_keeps_few_layouts():
     for length in range(1, 60):
         decoder.decode(Command(CommandField.C_ECHO_RQ, affected_sop_class_uid="1" * length, message_id=1).encode())
     assert len(decoder._layouts) <= 8
+
+
+def test_a_decoder_keeps_nothing_of_long_command_sets():
+    decoder = CommandDecoder()
+    tags = tuple(range(1000))
+    command = Command(
+        CommandField.N_GET_RQ,
+        message_id=1,
+        requested_sop_class_uid="1",
+        requested_sop_instance_uid="2",
+        attribute_identifier_list=tags,
+    ).encode()
+    assert [decoder.decode(command).attribute_identifier_list for _ in range(3)] == [tags] * 3
+    assert not decoder._layouts

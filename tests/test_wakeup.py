@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -95,3 +96,24 @@ async def test_a_timeout_ends_the_wait():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
             await Wakeup(asyncio.get_running_loop())
+
+
+def test_a_keyboard_interrupt_is_not_lost_where_errors_of_callbacks_are():
+    loop = asyncio.new_event_loop()
+    wakeup = Wakeup(loop)
+
+    async def interrupted():
+        await wakeup
+        raise KeyboardInterrupt
+
+    def wake_up():
+        with contextlib.suppress(BaseException):  # as uvloop does around its protocols
+            wakeup.set_result(None)
+
+    task = loop.create_task(interrupted())
+    loop.call_later(0, wake_up)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    with pytest.raises(KeyboardInterrupt):
+        task.result()
+    loop.close()
