@@ -265,7 +265,9 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 _README = (
     ("receiving 512 KB instances, 1 association", "512 KB CT, 1 association", UVLOOP, DCMTK, PYNETDICOM),
     ("the same, 16 associations", "512 KB CT, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
-    ("the same, into files", "512 KB CT to files, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("into files, 1 association", "512 KB CT to files, 1 association", UVLOOP, DCMTK, PYNETDICOM),
+    ("into files, 16 associations", "512 KB CT to files, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
+    ("the same, `workers=2`", "512 KB CT to files, 16 associations", TWO_WORKERS, DCMTK, PYNETDICOM),
     ("receiving 4 KB objects, 16 associations", "4 KB objects, 16 associations", UVLOOP, DCMTK, PYNETDICOM),
     ("an association for each instance", "512 KB CT, an association for each of 500", UVLOOP, DCMTK, PYNETDICOM),
     ("C-ECHO over 100 associations", "C-ECHO, 100 associations", UVLOOP, DCMTK, PYNETDICOM),
@@ -290,7 +292,8 @@ def readme_section(results: Results, plot: str) -> str:
         f"`make bench` on {facts['date']}: {facts['machine']}, loopback, {programs};",
         f"medians of {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios are what",
         "to compare. All of it, with the loopback's own limit, is in",
-        "[benchmarks/results/results.md](benchmarks/results/results.md).",
+        "[benchmarks/results/results.md](benchmarks/results/results.md). With several associations",
+        "DCMTK's `storescp --fork` has a process for each, on both cores.",
         "",
     ]
     units = {
