@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -239,13 +240,15 @@ def _alternate(
     *,
     warm: bool = True,
 ) -> None:
-    """Everybody once in each round, each round beginning with another; the first round warms up and is not kept.
+    """Everybody once in each round, in another order each time; the first round warms up and is not kept.
 
-    Whoever fails once has failed, and nothing is kept of it: ratios are made of runs that stand side by side.
+    The order is shuffled, the same way in each run of the program: who comes behind one that has just given much memory
+    back finds warm pages for its files, and must not be the same each time. Whoever fails once has failed, and nothing
+    is kept of it: ratios are made of runs that stand side by side.
     """
     peers = [name for name in scenario.peers if name not in errors]
     for turn in range(0 if warm else 1, rounds + 1):
-        for name in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
+        for name in random.Random(turn).sample(peers, len(peers)):
             if name in errors:
                 continue
             try:
