@@ -207,7 +207,7 @@ def empty(folder: Path) -> None:
 
 
 def file_system(folder: Path) -> str:
-    """The type and the device of the file system that a folder is on."""
+    """The type of the file system that a folder is on."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
     on = max((words for words in mounts if folder.resolve().is_relative_to(words[1])), key=lambda words: len(words[1]))
-    return f"{on[2]} on {on[0]}"
+    return on[2]
