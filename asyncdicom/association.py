@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from .dimse import DataReceived
     from .pdu import UserInformation
     from .presentation import PresentationContext
-    from .receive_buffer import Fragment, SlabPool
+    from .receive_buffer import Fragment
     from .requests import CStoreHandler
     from .upper_layer import Indicated
 
@@ -97,7 +97,6 @@ class Association:
     def __init__(
         self,
         upper_layer: UpperLayer,
-        pool: SlabPool,
         timeouts: Timeouts,
         *,
         max_send_pdu_length: int,
@@ -118,7 +117,7 @@ class Association:
         self.peer_information: UserInformation | None = None
         """What the peer said of itself when the association was negotiated."""
         self._upper_layer = upper_layer
-        self._pool = pool
+        self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
         self._fragment_size = 0
         self._c_store = c_store
@@ -618,7 +617,7 @@ class Association:
             self._has_resumed = True
 
     async def _handle_requests(self) -> None:
-        """Run the handler for one request after the other: a task for each would take a tenth of small instances."""
+        """Run the handler for one request after the other; it waits for the next where a task for each would begin."""
         try:
             while self._ended is None:
                 if not self._waiting:

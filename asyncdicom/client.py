@@ -143,7 +143,6 @@ class connect:  # noqa: N801 - it is called like a function
         )
         association = Association(
             upper_layer,
-            upper_layer.pool,
             self._timeouts,
             max_send_pdu_length=self._max_send_pdu_length,
             on_associate=self._answered,

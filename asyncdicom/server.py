@@ -206,7 +206,6 @@ class Server:
         )
         association = Association(
             upper_layer,
-            self._pool,
             self._timeouts,
             max_send_pdu_length=self._max_send_pdu_length,
             c_store=self._c_store,

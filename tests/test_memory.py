@@ -37,9 +37,7 @@ class Peer:
 
     def __init__(self, pool):
         upper_layer = UpperLayer(requestor=False, max_pdu_length=0, artim_timeout=30.0, pool=pool)
-        self.association = Association(
-            upper_layer, pool, Timeouts(), max_send_pdu_length=16384, on_associate=lambda *_: None
-        )
+        self.association = Association(upper_layer, Timeouts(), max_send_pdu_length=16384, on_associate=lambda *_: None)
         self.pool = pool
         self.data_set = None
         self.past = []
