@@ -551,6 +551,13 @@ def test_the_named_statuses_carry_nothing_from_a_response():
     assert (Status.PROCESSING_FAILURE.error_comment, Status.PROCESSING_FAILURE.offending_element) == ("", ())
 
 
+@pytest.mark.parametrize("general", DIMSE["general_statuses"], ids=lambda each: f"{each['hex']} {each['name']}")
+def test_every_general_status_is_an_attribute_of_status(general):
+    names = [name for name, value in vars(Status).items() if isinstance(value, Status) and value == general["code"]]
+    assert len(names) == 1
+    assert words(names[0].replace("_", " ")) <= words(general["name"])
+
+
 def test_only_0000h_is_success_and_a_warning_is_no_failure():
     assert Status.SUCCESS.is_success
     assert not Status.COERCION_OF_DATA_ELEMENTS.is_success
