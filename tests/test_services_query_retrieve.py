@@ -172,6 +172,63 @@ def test_what_was_not_agreed_does_not_hold(options, information):
     assert options.decode(information) == options()
 
 
+KINDS = {
+    "relational queries": QueryOptions(*[True] * 5),
+    "relational retrieval": RetrieveOptions(True, True),
+    "unused: sent 0 in the request, not tested in the answer": RetrieveOptions(multiframe_conversion=True),
+    "reserved, always 1": WorklistOptions(True, True),
+    "level of support: 0, 1, 2 SCP level; 3 = requestor/acceptor is SCU only "
+    "(default when absent: 3 for the requestor)": StorageOptions(),
+}
+"""The options that have a byte 1 of this meaning, as many as there are."""
+
+
+def extension(service, dimse):
+    """The bytes that a service negotiates for a DIMSE service, by the standard's tables; None if it has none."""
+    rule = EXTENDED[service]
+    if rule == "as Patient Root":
+        rule = EXTENDED["qr_patient_root"]
+    if rule == "as Modality Worklist (PS3.4 K.5)":
+        rule = EXTENDED["modality_worklist"] if dimse == "C-FIND" else "none"
+    if isinstance(rule, dict) and "FIND" in rule:
+        rule = rule["FIND" if dimse == "C-FIND" else "MOVE and GET"]
+    return rule["bytes"] if isinstance(rule, dict) else None
+
+
+@pytest.mark.parametrize(
+    ("uid", "meanings"),
+    [
+        pytest.param(each["uid"], meanings, id=f"{facts['title']}: {each['name']} {dimse}")
+        for service, facts in SERVICES["services"].items()
+        for each in (
+            facts["sop_classes"] if service != "storage" else [{"uid": CT, "name": "CT", "dimse": ["C-STORE"]}]
+        )
+        for dimse in each.get("dimse", ())
+        if (meanings := extension(service, dimse))
+    ],
+)
+def test_a_service_that_has_an_extension_has_options_for_all_its_bytes(uid, meanings):
+    options = KINDS[meanings["1"]]
+    information = options.encode()
+    assert len(information) == len(meanings)
+    assert negotiate(uid, information, information) == information
+    assert type(options).decode(information) == options
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        pytest.param(name, id=f"{SERVICES['services'][name]['title']}: {rule}")
+        for name, rule in EXTENDED.items()
+        if not isinstance(rule, dict) and not rule.startswith("as ")
+    ],
+)
+def test_a_service_without_extensions_proposes_and_answers_none(service):
+    for each in SERVICES["services"][service]["sop_classes"]:
+        assert negotiate(each["uid"], None, b"\1") is None
+        assert negotiate(each["uid"], b"\1", None) is None
+
+
 # What is agreed (PS3.4 C.5.1.1, C.5.2, C.5.3, K.5)
 
 
