@@ -736,7 +736,8 @@ class Association:
                 performer.data_received(received)
             else:
                 self._response_data_received(received)
-        performer.start()
+        if performer._waiting:
+            performer.start()
 
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
@@ -887,6 +888,10 @@ class Association:
         else:
             self._finish(operation)
         operation.deliver(response)
+
+    @property
+    def _waits_for_quiet(self) -> bool:
+        return self._release_requested or self._silence is not None
 
     def _quiet(self) -> None:
         """Something is over; perhaps all is that somebody waits for."""
