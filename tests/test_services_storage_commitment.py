@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 import asyncdicom
 from asyncdicom import Backoff, Context, Status
-from asyncdicom.errors import StatusError
+from asyncdicom.errors import AssociationReleased, StatusError
 from asyncdicom.services.storage_commitment import (
     SOP_CLASS,
     SOP_INSTANCE,
@@ -125,6 +125,7 @@ async def test_a_report_that_crosses_the_release_is_heard():
         provider = CommitmentProvider(all_safe, resolve={"MODALITY": ("127.0.0.1", ours.port)}, backoff=AT_ONCE)
         async with asked(provider, client) as association:
             assert (await client.commit(association, INSTANCES, release=True)).is_complete
+            assert isinstance(await association.wait_closed(), AssociationReleased)
 
 
 # What it says
