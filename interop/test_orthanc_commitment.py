@@ -1,9 +1,11 @@
 """Storage commitment with Orthanc, in both roles: it always reports on a new association."""
 
 import asyncio
+import json
+import sys
 
 import pytest
-from peers import corpus
+from peers import corpus, free_ports, run
 
 import asyncdicom
 from asyncdicom.services.storage_commitment import CommitmentClient, CommitmentProvider, FailureReason
@@ -56,6 +58,16 @@ async def test_orthanc_reports_after_our_release(orthanc, stored):
         association = await asking(orthanc)
         commitment = await client.commit(association, stored, release=True)
     assert commitment.is_complete
+
+
+async def test_stgcmtscu_hears_what_orthanc_has(orthanc, stored):
+    (port,) = free_ports(1)
+    await orthanc.register("OURS", port)
+    instances = [word for each in (*stored, MISSING) for word in ("--instance", ",".join(each))]
+    words = ("stgcmtscu", "--json", "-aet", "OURS", "--listen", port, *instances)
+    code, output = await run(sys.executable, "-m", "asyncdicom", *words, "127.0.0.1", orthanc.port)
+    outcome = json.loads(output.splitlines()[-1])
+    assert (code, len(outcome["committed"]), [each["reason"] for each in outcome["failed"]]) == (62, 2, ["0112"])
 
 
 async def test_orthanc_asks_us_and_hears_what_is_missing(orthanc):

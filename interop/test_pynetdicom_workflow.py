@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import sys
 import threading
 
 import pytest
+from peers import run
 from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (
+    InstanceAvailabilityNotification,
     ModalityPerformedProcedureStep,
     ModalityPerformedProcedureStepNotification,
     ModalityPerformedProcedureStepRetrieve,
@@ -19,6 +22,7 @@ from pynetdicom.sop_class import (
 import asyncdicom
 from asyncdicom import Backoff
 from asyncdicom.services import modality_performed_procedure_step as mpps
+from asyncdicom.services.instance_availability import AvailabilityNotifications, notification, notify_availability
 from asyncdicom.services.modality_worklist import Worklist, worklist_items, worklist_query
 from asyncdicom.services.storage_commitment import CommitmentClient, CommitmentProvider, FailureReason
 
@@ -161,6 +165,53 @@ async def test_pynetdicom_hears_of_a_step():
             (association,) = server.associations
             assert await mpps.notify(association, "1.2.9", mpps.Event.COMPLETED) == 0x0000
     assert heard == [("1.2.9", 2)]
+
+
+async def test_mppsscu_creates_a_step_at_pynetdicom():
+    steps = {}
+
+    def create(event):
+        steps[event.request.AffectedSOPInstanceUID] = event.attribute_list
+        return 0x0000, None
+
+    with their_server([(evt.EVT_N_CREATE, create)], ModalityPerformedProcedureStep) as port:
+        words = ("mppsscu", "-k", "PatientName=DOE^JANE", "127.0.0.1", port)
+        code, output = await run(sys.executable, "-m", "asyncdicom", *words)
+    assert (code, output.split()[0]) == (0, *steps)
+    assert [str(step.PatientName) for step in steps.values()] == ["DOE^JANE"]
+
+
+# Instance availability
+
+
+def available():
+    return notification("1.2.3", {"1.2.3.1": INSTANCES}, retrieve_ae_title="ARCHIVE")
+
+
+async def test_pynetdicom_hears_of_our_instances():
+    heard = []
+
+    def create(event):
+        heard.append(event.attribute_list)
+        return 0x0000, event.attribute_list
+
+    with their_server([(evt.EVT_N_CREATE, create)], InstanceAvailabilityNotification) as port:
+        async with asyncdicom.connect("127.0.0.1", port, contexts="instance availability notification") as association:
+            assert await notify_availability(association, available()) == 0x0000
+    assert heard == [available()]
+
+
+async def test_we_hear_of_the_instances_of_pynetdicom():
+    heard = []
+
+    async def notified(request, instances):
+        heard.extend(each.instance for each in instances)
+
+    asked = InstanceAvailabilityNotification
+    async with our_server(AvailabilityNotifications(notified)) as server:
+        async with their_association(server.port, asked) as association:
+            status, _ = await asyncio.to_thread(association.send_n_create, available(), asked, "1.2.9")
+    assert (status.Status, heard) == (0x0000, INSTANCES)
 
 
 # Storage commitment

@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 from pydicom import Dataset
+from standard_tables import DIMSE, SERVICES
 
 import asyncdicom
 from asyncdicom import Backoff, Context, Status
@@ -181,6 +182,17 @@ async def test_an_instance_that_the_report_leaves_out_is_not_safe():
                 assert (await answers[0]).status == 0x0000
     assert commitment.committed == (INSTANCES[0],)
     assert {(each.reason, each.meaning) for each in commitment.failed} == {(0, "not reported")}
+
+
+def test_failure_reasons_are_those_of_the_standard():
+    known = {f"{each:04X}H" for each in FailureReason if each}
+    assert known == set(DIMSE["failure_reason_values"]["values"])
+
+
+def test_uids_are_those_of_the_standard():
+    service = SERVICES["services"]["storage_commitment_push"]
+    assert [each["uid"] for each in service["sop_classes"]] == [SOP_CLASS]
+    assert [each["uid"] for each in service["well_known_instances"]] == [SOP_INSTANCE]
 
 
 def test_an_unknown_failure_reason_is_named_by_its_number():
