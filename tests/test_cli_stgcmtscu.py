@@ -80,7 +80,9 @@ def test_the_outcome_is_a_table_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
     commitment = Commitment("1.2.9", (Reference(CT, "1.2.3.0"),), (FailedInstance(CT, MISSING, 0x0112),))
     show(commitment, CommitmentOptions())
-    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in capsys.readouterr().out.splitlines()]
+    rows = [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["CT Image Storage", "1.2.3.0", "safe"] in rows
     assert ["CT Image Storage", MISSING, "no such object instance"] in rows
 

@@ -203,9 +203,9 @@ class CommitmentClient:
 
     async def _report(self, request: NEventReportRequest) -> Status:
         commitment = read_report(request)
-        waiting = self._waiting.get(commitment.transaction_uid)
         if commitment.transaction_uid in self._heard:
             return Status.SUCCESS  # the answer to the first one was lost
+        waiting = self._waiting.get(commitment.transaction_uid)
         if waiting is not None and not waiting.done():
             self._heard.append(commitment.transaction_uid)
             waiting.set_result(commitment)
@@ -224,12 +224,15 @@ def _each_once(instances: Iterable[Referable]) -> list[Reference]:
 
 
 def _complete(commitment: Commitment, wanted: Iterable[Reference]) -> Commitment:
-    """With what the report left out as failed: nobody has said that it is safe."""
-    named = {*commitment.committed, *(each[:2] for each in commitment.failed)}
-    left_out = tuple(FailedInstance(*each, FailureReason.NOT_REPORTED) for each in wanted if each not in named)
+    """What a report says of the instances that were asked for; what it does not call safe is not."""
+    failed = {(each.sop_class_uid, each.sop_instance_uid) for each in commitment.failed}
+    safe = set(commitment.committed) - failed
+    left_out = tuple(
+        FailedInstance(*each, FailureReason.NOT_REPORTED) for each in wanted if each not in safe and each not in failed
+    )
     return Commitment(
         commitment.transaction_uid,
-        commitment.committed,
+        tuple(each for each in wanted if each in safe),
         commitment.failed + left_out,
         commitment.retrieve_ae_title,
     )
