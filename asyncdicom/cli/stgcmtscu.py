@@ -208,7 +208,7 @@ def _show(commitment: Commitment, options: CommitmentOptions) -> None:
         return
     if options.quiet:
         return
-    rows = [(*each, "safe") for each in commitment.committed]
+    rows = [(each.sop_class_uid, each.sop_instance_uid, "safe") for each in commitment.committed]
     rows += [(each.sop_class_uid, each.sop_instance_uid, each.meaning) for each in commitment.failed]
     if not (sys.stdout.isatty() and _table(rows)):
         for _, uid, outcome in rows:
