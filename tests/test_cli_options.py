@@ -3,11 +3,11 @@ import socket
 
 import pytest
 
-from asyncdicom.cli import TOOLS, demo, echoscu, main, storescp, storescu
+from asyncdicom.cli import TOOLS, demo, echoscu, findscu, getscu, main, movescu, storescp, storescu
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
 from asyncdicom.cli.shared import CommonOptions, number, seconds
 
-ALL = (echoscu.TOOL, storescu.TOOL, storescp.TOOL, demo.TOOL)
+ALL = tuple(module.TOOL for module in (echoscu, storescu, storescp, findscu, getscu, movescu, demo))
 ROWS = [(tool, name, option) for tool in ALL for name, option in tool.table().items()]
 VALUES = {
     "SECONDS": "7",
@@ -18,6 +18,7 @@ VALUES = {
     "TITLE@HOST:PORT": "PACS@host:11112",
     "FILE": __file__,
     "NAME": "asyncio",
+    "SOP-CLASS": "CTImageStorage",
 }
 """A good word for each name that a value has in the help; others are any text."""
 

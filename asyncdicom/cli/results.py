@@ -10,11 +10,11 @@ import contextlib
 import json
 import sys
 import time
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from asyncdicom.part10 import FileMeta
-from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 from .console import printable, say
 from .exit_codes import ExitCode, ToolError
@@ -238,7 +238,7 @@ class _Table:
 
 
 class Extraction:
-    """Writes matches to ``rsp0001.dcm`` and so on (DCMTK's ``-X``), in explicit VR little endian."""
+    """Writes matches to ``rsp0001.dcm`` and so on (DCMTK's ``-X``), as the peer has encoded them."""
 
     def __init__(self, folder: Path, model: str, limit: int) -> None:
         self._folder = folder
@@ -247,22 +247,14 @@ class Extraction:
         """How many are written at most; 0 for all."""
         self._count = 0
 
-    def add(self, match: Dataset) -> None:
+    def add(self, data: bytes, transfer_syntax_uid: str) -> None:
         """Write one. Raises ToolError when it cannot be written."""
-        from pydicom.filebase import DicomBytesIO  # noqa: PLC0415
-        from pydicom.filewriter import write_dataset  # noqa: PLC0415
-        from pydicom.uid import generate_uid  # noqa: PLC0415
-
         if self._limit and self._count >= self._limit:
             return
         self._count += 1
         path = self._folder / f"rsp{self._count:04}.dcm"
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        with _quietly():
-            write_dataset(buffer, match)
-        meta = FileMeta(self._model, generate_uid(prefix=None), EXPLICIT_VR_LITTLE_ENDIAN)
+        instance = f"2.25.{uuid.uuid4().int}"  # a match is no instance, but a file has one (PS3.10 7.1)
         try:
-            path.write_bytes(meta.encode() + buffer.getvalue())
+            path.write_bytes(FileMeta(self._model, instance, transfer_syntax_uid).encode() + data)
         except OSError as error:
             raise ToolError(ExitCode.CANNOT_WRITE, f"{path} cannot be written: {error.strerror or error}") from error
