@@ -18,7 +18,7 @@ from pynetdicom.sop_class import (
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from small_archive import SmallArchive, ct_slices
+from small_archive import SmallArchive, both_ways, ct_slices
 
 import asyncdicom
 from asyncdicom import uids
@@ -162,7 +162,7 @@ async def test_pynetdicom_moves_to_our_server(slices):
 
 @contextlib.asynccontextmanager
 async def our_archive(archive, **options):
-    contexts = ["study root", *asyncdicom.storage_contexts()]
+    contexts = ["study root", *both_ways()]
     handlers = archive.handlers()
     async with asyncdicom.serve("127.0.0.1", 0, contexts=contexts, **handlers, **options) as server:
         yield server.port

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from peers import data_set_bytes, free_ports, run, stored
+from peers import data_set_bytes, free_ports, run, running_dcmqrscp, stored, write_worklist_entry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from cli_processes import run_beside
-from small_archive import SmallArchive, ct_slices
+from small_archive import SmallArchive, both_ways, ct_slices
 
 import asyncdicom
 from asyncdicom import uids
@@ -63,17 +63,20 @@ def slices(tmp_path_factory):
 
 
 @pytest.fixture
-async def theirs(request, slices):
+async def theirs(request, slices, tmp_path):
     """An archive with the slices in it: DCMTK's or Orthanc."""
-    archive = request.getfixturevalue(request.param)
-    contexts = asyncdicom.contexts_for([asyncdicom.read_instance(path) for path in slices.values()])
-    async with connect(archive, contexts=contexts) as association:
-        for path in slices.values():
-            assert await association.c_store(path) == asyncdicom.Status.SUCCESS
-    return archive
+    async with contextlib.AsyncExitStack() as stack:
+        archive = request.getfixturevalue(request.param)
+        if request.param == "dcmtk":
+            archive = await stack.enter_async_context(running_dcmqrscp(tmp_path / "dcmqrscp"))
+        contexts = asyncdicom.contexts_for([asyncdicom.read_instance(path) for path in slices.values()])
+        async with connect(archive, contexts=contexts) as association:
+            for path in slices.values():
+                assert await association.c_store(path) == asyncdicom.Status.SUCCESS
+        yield archive
 
 
-archives = pytest.mark.parametrize("theirs", ["dcmqrscp", "orthanc"], indirect=True)
+archives = pytest.mark.parametrize("theirs", ["dcmtk", "orthanc"], indirect=True)
 models = pytest.mark.parametrize("model", ["PATIENT_ROOT", "STUDY_ROOT"])
 levels = pytest.mark.parametrize("level", LEVELS)
 
@@ -232,8 +235,6 @@ async def test_our_movescu_cancels(theirs):
 
 
 async def test_our_findscu_finds_in_dcmtks_worklist(wlmscpfs):
-    from peers import write_worklist_entry
-
     step = pydicom.Dataset()
     step.ScheduledStationAETitle, step.Modality, step.ScheduledProcedureStepID = "CT1", "CT", "S1"
     step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = "20240102", "1000"
@@ -267,7 +268,7 @@ async def ours(slices):
     archive = SmallArchive(slices.values())
     (archive.destination_port,) = free_ports(1)
     archive.destinations = {"MOVESCU": ("127.0.0.1", archive.destination_port)}
-    contexts = ["verification", "query/retrieve", *asyncdicom.storage_contexts()]
+    contexts = ["verification", "query/retrieve", *both_ways()]
     async with asyncdicom.serve(
         "127.0.0.1", 0, ae_title="OURS", contexts=contexts, move_destinations=archive.destinations, **archive.handlers()
     ) as server:
@@ -309,7 +310,7 @@ async def test_dcmtks_getscu_gets(ours, slices, tmp_path):
 
 @pytest.mark.usefixtures("dcmtk")
 async def test_dcmtks_movescu_receives(ours, slices, tmp_path):
-    line = ("movescu", "-v", "-S", "+P", ours.destination_port, "+B", *words(study()), "-od", tmp_path, *called(ours))
+    line = ("movescu", "-v", "-S", "+P", ours.destination_port, *words(study()), "-od", tmp_path, *called(ours))
     code, output = await run(*line)
     assert code == 0, output
     assert stored(tmp_path) == expected(slices)

@@ -17,6 +17,11 @@ LEVELS = {
 """The levels of PS3.4 C.6.1 and their unique keys."""
 
 
+def both_ways(transfer_syntaxes=asyncdicom.presentation.STORAGE_TRANSFER_SYNTAXES):
+    """The storage contexts of a server that also sends, for C-GET."""
+    return [each._replace(scu=True, scp=True) for each in asyncdicom.storage_contexts(transfer_syntaxes)]
+
+
 class SmallArchive:
     """Answers queries about files, and sends them; give ``handlers()`` to serve()."""
 

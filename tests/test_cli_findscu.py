@@ -98,15 +98,19 @@ async def test_optional_keys_that_are_not_supported_are_said():
     assert "does not match on all of the keys" in done.stderr
 
 
-async def test_a_match_that_cannot_be_decoded_is_left_out():
-    async def find(request):
-        yield b"\x10\0\x20\0LO\xff\xff"
-        yield request.identifier
+async def find_bytes(request):
+    yield bytes.fromhex("20001300 49530400") + b"abc " + bytes.fromhex("20001000 53480200") + b"1 "
+    yield bytes.fromhex("18007390 46440400") + b"1234"
+    yield request.identifier
 
-    async with asyncdicom.serve("127.0.0.1", 0, contexts=["modality worklist"], c_find=find) as server:
+
+async def test_a_match_with_a_wrong_value_is_shown_and_one_of_wrong_length_is_left_out():
+    async with asyncdicom.serve("127.0.0.1", 0, contexts=["modality worklist"], c_find=find_bytes) as server:
         done = await run_beside("findscu", "-k", "PatientID=1", "127.0.0.1", server.port)
-    assert done.stdout == "PatientID=1\n\n"
-    assert "match 1 cannot be decoded" in done.stderr
+    assert done.stdout == "StudyID=1\nInstanceNumber=abc\n\nPatientID=1\n\n"
+    warning, count = done.stderr.splitlines()
+    assert "match 2 cannot be decoded" in warning
+    assert count == "3 matches"
 
 
 async def test_deflated_identifiers_find_the_same(archive):

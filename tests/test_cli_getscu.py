@@ -1,16 +1,17 @@
+import asyncio
 import contextlib
 import json
 
 import pytest
 from cli_processes import data_set, run, run_beside, write_instance
-from small_archive import SmallArchive, ct_slices
+from small_archive import SmallArchive, both_ways, ct_slices
 
 import asyncdicom
 from asyncdicom.cli.getscu import TOOL, GetOptions, proposed_contexts
 from asyncdicom.cli.options import UsageError, parse
 from asyncdicom.uids import STORAGE_SOP_CLASSES
 
-STUDY = ("-S", "-L", "STUDY", "-k", "StudyInstanceUID=*")
+STUDY = ("-S", "-L", "STUDY", "-k", "PatientID=*")
 CT = "1.2.840.10008.5.1.4.1.1.2"
 JPEG = "1.2.840.10008.1.2.4.50"
 
@@ -23,7 +24,7 @@ async def archive(tmp_path):
 
 @contextlib.asynccontextmanager
 async def serving(archive):
-    contexts = ["study root", *asyncdicom.storage_contexts()]
+    contexts = ["study root", *both_ways()]
     async with asyncdicom.serve("127.0.0.1", 0, contexts=contexts, **archive.handlers()) as server:
         archive.peer = ("127.0.0.1", server.port)
         yield archive
@@ -101,9 +102,11 @@ async def test_a_failure_status_is_an_exit_code_and_ends_it(tmp_path):
 async def test_an_abort_in_between_is_an_exit_code_and_what_came_is_said(archive, tmp_path):
     async def abort(request):
         yield next(iter(archive.files))
+        while not list(tmp_path.glob("*.dcm")):
+            await asyncio.sleep(0.01)  # until it is there, within the deadline of the tool's run
         await request.association.abort()
 
-    contexts = ["study root", *asyncdicom.storage_contexts()]
+    contexts = ["study root", *both_ways()]
     async with asyncdicom.serve("127.0.0.1", 0, contexts=contexts, c_get=abort) as server:
         done = await run_beside("getscu", *STUDY, "--json", "-od", tmp_path, "127.0.0.1", server.port)
     assert done.returncode == 70

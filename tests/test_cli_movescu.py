@@ -7,7 +7,7 @@ from small_archive import SmallArchive, ct_slices
 
 import asyncdicom
 
-STUDY = ("-S", "-L", "STUDY", "-k", "StudyInstanceUID=*")
+STUDY = ("-S", "-L", "STUDY", "-k", "PatientID=*")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_instances_arrive_at_another(archive, port, tmp_path):
     arrived = []
 
     async def store(request):
-        arrived.append((request.sop_instance_uid, request.command.move_originator_ae_title))
+        arrived.append((request.sop_instance_uid, request.move_originator_ae_title))
         await request.data_set.drop()
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association
     from asyncdicom.command import Status
+    from asyncdicom.operations import Response
+
+    from .results import Results
 
 __all__ = ["TOOL", "FindOptions", "main"]
 
@@ -137,11 +141,7 @@ async def _look_up(
                 ignored = ignored or response.status == _KEYS_NOT_SUPPORTED
                 if extraction is not None:
                     extraction.add(response.data, response.context.transfer_syntax)
-                try:
-                    if match := response.data_set:
-                        shown.add(match)
-                except DataSetError as error:
-                    log.warning("match %d cannot be decoded: %s", count, error)
+                _show(response, count, shown)
                 if count == options.cancel:
                     break
         finally:
@@ -152,6 +152,16 @@ async def _look_up(
         cancelled = "" if responses.final else ", and then cancelled"
         to_stderr(f"{count} match{'es' if count != 1 else ''}{cancelled}")
     return responses.status
+
+
+def _show(response: Response, number: int, shown: Results) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about values that are the peer's
+        try:
+            if match := response.data_set:
+                shown.add(match)
+        except DataSetError as error:
+            log.warning("match %d cannot be decoded: %s", number, error)
 
 
 _KEYS_NOT_SUPPORTED: Final = 0xFF01
