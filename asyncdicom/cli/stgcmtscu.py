@@ -21,7 +21,7 @@ from .files import find_files, read_instances
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool, seconds
-from .syntaxes import PROPOSED_UNCOMPRESSED
+from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ TOOL: Final = Tool(
             ),
         ),
         PEER,
-        Group("negotiation", PROPOSED_UNCOMPRESSED),
+        Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
         TLS,
     ),
