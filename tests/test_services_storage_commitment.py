@@ -346,6 +346,7 @@ async def test_cancellation_leaves_the_association_usable():
         (SOP_INSTANCE, 1, None, 0x0114),
         (SOP_INSTANCE, 1, information(transaction=None), 0x0114),
         (SOP_INSTANCE, 1, information(instances=[]), 0x0114),
+        (SOP_INSTANCE, 1, information(instances=[*INSTANCES, (CT, None)]), 0x0115),
     ],
 )
 async def test_a_request_that_is_none_is_refused(instance, action, data_set, status):

@@ -331,7 +331,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 class RecentSteps(dict[str, "Dataset"]):
     """Steps in memory by their UID, at most so many: the oldest makes room for a new one."""
 
-    def __init__(self, limit: int = 10_000) -> None:
+    def __init__(self, limit: int = 1_000) -> None:
         super().__init__()
         self.limit = limit
 
@@ -347,7 +347,7 @@ class PerformedProcedureSteps:
     ``created`` and ``changed`` are coroutines that get the request and the whole step as it will be. They may return a
     status, or raise StatusError; with a failure nothing is kept. Requests for one step come one after the other.
 
-    ``store`` is any mutable mapping of UIDs to data sets; by default the last 10,000 steps are kept in memory.
+    ``store`` is any mutable mapping of UIDs to data sets; by default the last 1,000 steps are kept in memory.
 
     Refused are: a step that exists already, one that is created in another state than IN PROGRESS or without the
     attributes of type 1, changes of a step that is unknown or final, of attributes that N-SET may not change, and the
@@ -388,12 +388,14 @@ class PerformedProcedureSteps:
             return await self._keep(request, step, self._created)
 
     async def _set(self, request: NSetRequest) -> Status:
+        from pydicom.dataset import Dataset  # noqa: PLC0415 - takes long to import
+
         async with self._alone(request.sop_instance_uid):
             step = self._step(request.sop_instance_uid)
             if _state_of(step) is not State.IN_PROGRESS:  # PS3.4 Table F.7.2-2
                 text = "Performed Procedure Step Object may no longer be updated"
                 raise StatusError(Status(0x0110, text, error_id=0xA710))
-            return await self._keep(request, _changed(step, request.data_set), self._changed)
+            return await self._keep(request, _changed(step, request.data_set or Dataset()), self._changed)
 
     async def _get(self, request: NGetRequest) -> tuple[Status, Dataset]:
         from pydicom.dataset import Dataset  # noqa: PLC0415 - takes long to import

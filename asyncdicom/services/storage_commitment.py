@@ -323,6 +323,8 @@ class CommitmentProvider:
             return Status(0x0114, "Transaction UID is missing")
         if not (instances := references(information.get("ReferencedSOPSequence"))):
             return Status(0x0114, "Referenced SOP Sequence is missing or empty")
+        if not all(map(all, instances)):
+            return Status(0x0115, "a SOP Class UID or SOP Instance UID is missing")
         if len(self._tasks) >= self._limit:
             return Status(0x0213, f"{self._limit} requests are being looked after")
         transaction = _Transaction(
