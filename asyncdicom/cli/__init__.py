@@ -21,7 +21,13 @@ TOOLS: Final = {
     "echoscu": "verify that a peer answers (C-ECHO)",
     "storescu": "send DICOM files and folders to a peer (C-STORE)",
     "storescp": "receive DICOM instances into a folder (C-STORE, C-ECHO)",
+    "findscu": "look up what a peer has, or is to do (C-FIND)",
+    "getscu": "retrieve instances on the association that asks for them (C-GET)",
+    "movescu": "have a peer send instances to another, or to this tool (C-MOVE)",
     "demo": "send real and large files to a server of its own, and compare what arrives",
+    "wlmscu": "ask for a modality's worklist (C-FIND)",
+    "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
+    "stgcmtscu": "ask whether instances are safe, and wait for the report (N-ACTION)",
 }
 """The tools, each in a module of its name with a function ``main(argv) -> exit code``."""
 

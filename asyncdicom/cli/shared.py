@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from asyncdicom.presentation import Context
+    from asyncdicom.requests import CStoreHandler, Service
 
     from .options import Tool
 
@@ -319,10 +320,19 @@ TLS: Final = Group(
 # Associations
 
 
-async def associate(peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context]) -> Association:
+async def associate(
+    peer: Peer,
+    options: RequestorOptions,
+    title: str,
+    contexts: Sequence[Context],
+    c_store: CStoreHandler | None = None,
+    *,
+    services: Sequence[Service] = (),
+) -> Association:
     """An association with the peer; ``title`` is the tool's own when the command line names none.
 
-    Raises ToolError for what can go wrong with that.
+    ``c_store`` gets what the peer sends on it, ``services`` what else it asks for. Raises ToolError for what can go
+    wrong with that.
     """
     host = peer.host
     try:
@@ -337,6 +347,8 @@ async def associate(peer: Peer, options: RequestorOptions, title: str, contexts:
             called_ae_title=options.aec or peer.called or "ANY-SCP",
             calling_ae_title=options.aet or peer.calling or title,
             contexts=contexts,
+            c_store=c_store,
+            services=services,
             user_identity=options.user_identity(),
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,
