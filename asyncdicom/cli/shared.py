@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from asyncdicom.presentation import Context
+    from asyncdicom.requests import Service
 
     from .options import Tool
 
@@ -319,7 +320,9 @@ TLS: Final = Group(
 # Associations
 
 
-async def associate(peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context]) -> Association:
+async def associate(
+    peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context], services: Sequence[Service] = ()
+) -> Association:
     """An association with the peer; ``title`` is the tool's own when the command line names none.
 
     Raises ToolError for what can go wrong with that.
@@ -337,6 +340,7 @@ async def associate(peer: Peer, options: RequestorOptions, title: str, contexts:
             called_ae_title=options.aec or peer.called or "ANY-SCP",
             calling_ae_title=options.aet or peer.calling or title,
             contexts=contexts,
+            services=services,
             user_identity=options.user_identity(),
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,
