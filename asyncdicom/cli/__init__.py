@@ -24,6 +24,7 @@ TOOLS: Final = {
     "findscu": "look up what a peer has, or is to do (C-FIND)",
     "getscu": "retrieve instances on the association that asks for them (C-GET)",
     "movescu": "have a peer send instances to another, or to this tool (C-MOVE)",
+    "printscu": "print images on films, or show a printer's status (print management)",
     "demo": "send real and large files to a server of its own, and compare what arrives",
     "wlmscu": "ask for a modality's worklist (C-FIND)",
     "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
