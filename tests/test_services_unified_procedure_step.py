@@ -1,0 +1,490 @@
+"""Unified Procedure Step (PS3.4 annex CC): the standard's tables cell by cell, then real associations."""
+
+import copy
+from itertools import product
+
+import pytest
+from pydicom import Dataset
+from standard_tables import DIMSE, SERVICES
+
+from asyncdicom.errors import StatusError
+from asyncdicom.services.unified_procedure_step import (
+    FILTERED_GLOBAL_SUBSCRIPTION,
+    GLOBAL_SUBSCRIPTION,
+    MEANINGS,
+    EventType,
+    GlobalSubscriber,
+    State,
+    Subscription,
+    UpsManager,
+)
+
+UPS = SERVICES["services"]["ups"]
+UID, LOCK, WRONG_LOCK = "1.2.840.1", "1.2.840.2", "1.2.840.3"
+
+
+def data_set(**values):
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def code(value="1"):
+    return [data_set(CodeValue=value, CodingSchemeDesignator="99TEST", CodeMeaning="meaning")]
+
+
+def scheduled(**values):
+    return data_set(
+        ProcedureStepState="SCHEDULED",
+        ScheduledProcedureStepPriority="MEDIUM",
+        ProcedureStepLabel="label",
+        ScheduledProcedureStepStartDateTime="20260101120000",
+        InputReadinessState="READY",
+        PatientName="Doe^John",
+        **values,
+    )
+
+
+PROGRESS = [
+    data_set(
+        ProcedureStepCancellationDateTime="20260101130000", ProcedureStepDiscontinuationReasonCodeSequence=code("9")
+    )
+]
+PERFORMED = [
+    data_set(
+        PerformedStationNameCodeSequence=code(),
+        PerformedProcedureStepStartDateTime="20260101120000",
+        PerformedWorkitemCodeSequence=code(),
+        PerformedProcedureStepEndDateTime="20260101130000",
+        OutputInformationSequence=[],
+    )
+]
+
+
+class Manager(UpsManager):
+    """One that keeps the reports it would send."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.sent = []
+
+    def _send(self, ae_titles, report):
+        self.sent += [(ae_title, report) for ae_title in ae_titles]
+
+    def reports(self):
+        """What was reported since it was asked for: states, or event types."""
+        sent, self.sent = self.sent, []
+        return [
+            report.information.ProcedureStepState if report.event_type == EventType.STATE_REPORT else report.event_type
+            for _, report in sent
+        ]
+
+
+def manager_with(state, **options):
+    """A manager whose only step is in that state (None: has no step), ready to become final, and watched."""
+    manager = Manager(**options)
+    if state is not None:
+        manager.create(scheduled(), UID)
+        manager.subscribe("WATCHER", UID)
+    if state not in (None, "SCHEDULED"):
+        manager.change_state(UID, State.IN_PROGRESS, LOCK)
+        manager.update(UID, modifications(LOCK))
+    if state in ("COMPLETED", "CANCELED"):
+        manager.change_state(UID, State(state), LOCK)
+    manager.reports()
+    return manager
+
+
+def modifications(transaction_uid=LOCK):
+    return data_set(
+        TransactionUID=transaction_uid,
+        ProcedureStepProgressInformationSequence=PROGRESS,
+        UnifiedProcedureStepPerformedProcedureSequence=PERFORMED,
+    )
+
+
+def status_of(call, *arguments, **options):
+    """A failure status is raised where the network would be answered it."""
+    try:
+        return call(*arguments, **options)
+    except StatusError as error:
+        return error.status
+
+
+# Table CC.1.1-2
+
+STATES = [None, *UPS["state_transitions"]["columns"][1:]]
+DONE = {
+    "create, SCHEDULED, empty Transaction UID": ("SCHEDULED", []),
+    "record Transaction UID, IN PROGRESS, report": ("IN PROGRESS", ["IN PROGRESS"]),
+    "COMPLETED and report if final state requirements are met, else C304H": ("COMPLETED", ["COMPLETED"]),
+    "CANCELED and report if final state requirements are met, else C304H": ("CANCELED", ["CANCELED"]),
+    "report IN PROGRESS, report CANCELED, CANCELED": ("CANCELED", ["IN PROGRESS", "CANCELED"]),
+    "report that a cancel was requested (performer decides)": ("IN PROGRESS", [EventType.CANCEL_REQUESTED]),
+}
+"""What a step is after a request that is granted, and what is reported."""
+
+
+def locks(row, state):
+    """The Transaction UIDs that a row of the table means."""
+    if not row.endswith("not correct or absent"):
+        return [LOCK]
+    return [""] if state == "SCHEDULED" else ["", WRONG_LOCK]  # nothing is recorded yet that another would not be
+
+
+CELLS = [
+    (row, state, cell, lock)
+    for row, cells in UPS["state_transitions"]["rows"].items()
+    for state, cell in zip(STATES, cells, strict=True)
+    for lock in locks(row, state)
+]
+
+
+def request(manager, row, lock):
+    if row == "N-CREATE":
+        return status_of(manager.create, scheduled(), UID)
+    if row == "Request Cancel":
+        return status_of(manager.request_cancel, UID, None, "ASKER")
+    state = row.removeprefix("Change State to ").partition(",")[0]
+    return status_of(manager.change_state, UID, State(state), lock)
+
+
+@pytest.mark.parametrize(("row", "state", "cell", "lock"), CELLS)
+def test_a_request_does_to_a_step_what_the_table_of_states_says(row, state, cell, lock):
+    manager = manager_with(state)
+    status = request(manager, row, lock)
+    after, reported = DONE.get(cell, (state, []))
+    assert status == (0 if cell in DONE else int(cell[:4], 16))
+    assert manager._state(UID) == after
+    assert manager.reports() == reported
+
+
+def test_every_status_that_the_standard_has_for_steps_has_a_meaning():
+    services = DIMSE["status_by_service_class"]
+    of_steps = [rows for name, kinds in services.items() if name.startswith("UPS: ") for rows in kinds.values()]
+    codes = {int(row["from"][:4], 16) for rows in of_steps for row in rows}
+    assert set(MEANINGS) == {each for each in codes if each >> 8 in (0xB3, 0xC3)}
+
+
+def test_a_new_step_has_no_transaction_uid_and_the_first_one_locks_it():
+    manager = manager_with("SCHEDULED")
+    assert manager.steps[UID].transaction_uid == ""
+    manager.change_state(UID, State.IN_PROGRESS, LOCK)
+    assert manager.steps[UID].transaction_uid == LOCK
+
+
+# Table CC.2.5-3: final states
+
+REQUIRED = [
+    # where                                          attribute                                    COMPLETED CANCELED
+    (None, "ScheduledProcedureStepPriority", True, True),
+    (None, "ScheduledProcedureStepModificationDateTime", True, True),
+    (None, "ScheduledProcedureStepStartDateTime", True, True),
+    (None, "InputReadinessState", True, True),
+    (None, "ProcedureStepLabel", False, False),
+    (None, "UnifiedProcedureStepPerformedProcedureSequence", True, False),
+    ("UnifiedProcedureStepPerformedProcedureSequence", "PerformedStationNameCodeSequence", True, False),
+    ("UnifiedProcedureStepPerformedProcedureSequence", "PerformedProcedureStepStartDateTime", True, False),
+    ("UnifiedProcedureStepPerformedProcedureSequence", "PerformedWorkitemCodeSequence", True, False),
+    ("UnifiedProcedureStepPerformedProcedureSequence", "PerformedProcedureStepEndDateTime", True, False),
+    ("UnifiedProcedureStepPerformedProcedureSequence", "OutputInformationSequence", True, False),
+]
+
+
+@pytest.mark.parametrize("final", ["COMPLETED", "CANCELED"])
+@pytest.mark.parametrize(("sequence", "keyword", "completed", "canceled"), REQUIRED)
+def test_a_step_that_lacks_what_a_final_state_needs_does_not_get_there(sequence, keyword, completed, canceled, final):
+    manager = manager_with("IN PROGRESS")
+    step = manager.steps[UID].data_set
+    delattr(step[sequence].value[0] if sequence else step, keyword)
+    required = {"COMPLETED": completed, "CANCELED": canceled}[final]
+    assert status_of(manager.change_state, UID, State(final), LOCK) == (0xC304 if required else 0)
+    assert manager._state(UID) == ("IN PROGRESS" if required else final)
+
+
+def test_a_step_that_lacks_something_says_what():
+    manager = manager_with("IN PROGRESS")
+    del manager.steps[UID].data_set.InputReadinessState
+    assert status_of(manager.change_state, UID, State.COMPLETED, LOCK).offending_element == (0x00404041,)
+
+
+def test_output_need_not_be_there_when_there_is_none():
+    manager = manager_with("IN PROGRESS")
+    performed = manager.steps[UID].data_set.UnifiedProcedureStepPerformedProcedureSequence[0]
+    assert performed["OutputInformationSequence"].value == []
+    assert manager.change_state(UID, State.COMPLETED, LOCK) == 0
+
+
+def test_the_manager_says_when_and_why_a_step_was_canceled_if_nobody_else_does():
+    manager = Manager()
+    manager.create(scheduled(), UID)
+    manager.change_state(UID, State.IN_PROGRESS, LOCK)
+    assert manager.change_state(UID, State.CANCELED, LOCK) == 0
+    progress = manager.get(UID).ProcedureStepProgressInformationSequence[0]
+    assert progress.ProcedureStepCancellationDateTime
+    assert progress.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110513"
+
+
+def test_the_reason_of_a_request_to_cancel_becomes_that_of_the_step():
+    manager = manager_with("SCHEDULED")
+    reason = data_set(ReasonForCancellation="no need", ProcedureStepDiscontinuationReasonCodeSequence=code("7"))
+    manager.request_cancel(UID, reason, "ASKER")
+    reports = [report.information for _, report in manager.sent]
+    assert [each.ReasonForCancellation for each in reports] == ["no need", "no need"]
+    assert reports[1].ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "7"
+
+
+def test_a_request_to_cancel_that_reaches_nobody_says_so():
+    manager = manager_with("IN PROGRESS")
+    manager.unsubscribe("WATCHER", UID)
+    assert status_of(manager.request_cancel, UID, None, "ASKER") == 0xC312
+
+
+def test_those_who_watch_learn_who_wants_a_step_canceled_and_why():
+    manager = manager_with("IN PROGRESS")
+    manager.request_cancel(UID, data_set(ReasonForCancellation="r", ContactURI="u", PatientName="No^Matter"), "ASKER")
+    (_, report), *_ = manager.sent
+    assert report.event_type == EventType.CANCEL_REQUESTED
+    assert report.information == data_set(ReasonForCancellation="r", ContactURI="u", RequestingAE="ASKER")
+
+
+# CC.2.6: N-SET
+
+UPDATES = {
+    # the Transaction UID is: absent, as recorded, another
+    "SCHEDULED": (0, 0xC310, 0xC310),
+    "IN PROGRESS": (0xC301, 0, 0xC301),
+    "COMPLETED": (0xC300, 0xC300, 0xC300),
+    "CANCELED": (0xC300, 0xC300, 0xC300),
+    None: (0xC307, 0xC307, 0xC307),
+}
+
+
+@pytest.mark.parametrize(("state", "which"), list(product(UPDATES, range(3))))
+def test_only_its_performer_changes_a_step(state, which):
+    manager = manager_with(state)
+    change = data_set(ProcedureStepLabel="new")
+    if which:
+        change.TransactionUID = (LOCK, WRONG_LOCK)[which - 1]
+    expected = UPDATES[state][which]
+    assert status_of(manager.update, UID, change) == expected
+    if state is not None:
+        assert (manager.get(UID).ProcedureStepLabel == "new") is (expected == 0)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("ProcedureStepState", "COMPLETED"), ("SOPClassUID", "1.2"), ("SOPInstanceUID", "1.2")]
+)
+def test_what_a_step_is_cannot_be_set(keyword, value):
+    manager = manager_with("SCHEDULED")
+    status = status_of(manager.update, UID, data_set(**{keyword: value}))
+    assert (status, len(status.offending_element)) == (0x0106, 1)
+
+
+def test_what_a_step_is_may_be_named_in_a_change():
+    manager = manager_with("SCHEDULED")
+    assert manager.update(UID, data_set(SOPInstanceUID=UID, ProcedureStepState="SCHEDULED", WorklistLabel="w")) == 0
+
+
+def test_a_change_in_another_character_set_makes_the_step_utf_8():
+    manager = Manager()
+    manager.create(scheduled(SpecificCharacterSet="ISO_IR 100", WorklistLabel="Ä"), UID)
+    manager.update(UID, data_set(SpecificCharacterSet="ISO_IR 144", ProcedureStepLabel="Ж"))
+    step = manager.get(UID)
+    assert (step.SpecificCharacterSet, step.WorklistLabel, step.ProcedureStepLabel) == ("ISO_IR 192", "Ä", "Ж")
+
+
+@pytest.mark.parametrize(
+    ("change", "reported"),
+    [
+        ({"ProcedureStepLabel": "new"}, []),
+        ({"InputReadinessState": "INCOMPLETE"}, ["SCHEDULED"]),
+        ({"InputReadinessState": "READY"}, []),
+        (
+            {"ProcedureStepProgressInformationSequence": [data_set(ProcedureStepProgress="5")]},
+            [EventType.PROGRESS_REPORT],
+        ),
+        ({"ScheduledStationNameCodeSequence": code()}, [EventType.ASSIGNED]),
+        (
+            {"ScheduledHumanPerformersSequence": [data_set(HumanPerformerCodeSequence=code(v)) for v in "ab"]},
+            [EventType.ASSIGNED, EventType.ASSIGNED],
+        ),
+    ],
+)
+def test_a_change_is_reported_if_it_concerns_others(change, reported):
+    manager = manager_with("SCHEDULED")
+    manager.update(UID, data_set(**change))
+    assert manager.reports() == reported
+    manager.update(UID, data_set(**change))
+    assert manager.reports() == []
+
+
+# CC.2.5: N-CREATE
+
+
+@pytest.mark.parametrize("state", ["IN PROGRESS", "COMPLETED", "CANCELED", "NONSENSE", ""])
+def test_a_step_is_created_scheduled_or_not_at_all(state):
+    step = scheduled()
+    step.ProcedureStepState = state
+    assert status_of(Manager().create, step, UID) == 0xC309
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "ScheduledProcedureStepPriority",
+        "ProcedureStepLabel",
+        "ScheduledProcedureStepStartDateTime",
+        "InputReadinessState",
+    ],
+)
+def test_a_step_has_what_is_required(keyword):
+    without, empty = scheduled(), scheduled()
+    delattr(without, keyword)
+    setattr(empty, keyword, None)
+    assert [status_of(Manager().create, each, UID) for each in (without, empty)] == [0x0120, 0x0121]
+
+
+def test_a_lock_that_is_brought_along_is_dropped():
+    manager = Manager()
+    assert manager.create(scheduled(TransactionUID=WRONG_LOCK), UID) == 0xB300
+    assert "TransactionUID" not in manager.get(UID)
+    assert manager.change_state(UID, State.IN_PROGRESS, LOCK) == 0
+
+
+def test_an_empty_lock_and_the_caller_s_data_set_are_left_alone():
+    manager = Manager()
+    step = scheduled(TransactionUID="")
+    before = copy.deepcopy(step)
+    assert manager.create(step, UID) == 0
+    assert step == before
+
+
+def test_the_oldest_step_that_is_done_makes_room_for_a_new_one():
+    manager = manager_with("COMPLETED", max_steps=2)
+    manager.create(scheduled(), "1.2.1")
+    manager.create(scheduled(), "1.2.2")
+    assert list(manager.steps) == ["1.2.1", "1.2.2"]
+    assert status_of(manager.create, scheduled(), "1.2.3") == 0x0213
+
+
+def test_a_deletion_lock_keeps_a_step_until_it_is_taken_back():
+    manager = manager_with("CANCELED", max_steps=1)
+    manager.subscribe("KEEPER", UID, lock=True)
+    assert status_of(manager.create, scheduled(), "1.2.1") == 0x0213
+    manager.subscribe("KEEPER", UID, lock=False)
+    assert manager.create(scheduled(), "1.2.1") == 0
+
+
+# Table CC.2.3-2
+
+SUBSCRIPTIONS = {
+    "Not subscribed": Subscription.NONE,
+    "Subscribed with lock": Subscription.WITH_LOCK,
+    "Subscribed without lock": Subscription.WITHOUT_LOCK,
+}
+BECOMES = {
+    "subscribe with lock": Subscription.WITH_LOCK,
+    "with lock": Subscription.WITH_LOCK,
+    "subscribe without lock": Subscription.WITHOUT_LOCK,
+    "without lock": Subscription.WITHOUT_LOCK,
+    "not subscribed": Subscription.NONE,
+}
+GLOBALLY = {
+    "with lock": Subscription.WITH_LOCK,
+    "without lock": Subscription.WITHOUT_LOCK,
+    "none": Subscription.NONE,
+}
+CALLS = {
+    "Subscribe globally with lock": lambda manager: manager.subscribe("AE", lock=True),
+    "Subscribe globally without lock": lambda manager: manager.subscribe("AE"),
+    "Subscribe to one UPS with lock": lambda manager: manager.subscribe("AE", UID, lock=True),
+    "Subscribe to one UPS without lock": lambda manager: manager.subscribe("AE", UID),
+    "Unsubscribe from one UPS": lambda manager: manager.unsubscribe("AE", UID),
+    "Unsubscribe globally": lambda manager: manager.unsubscribe("AE"),
+    "Suspend global subscription": lambda manager: manager.suspend_global_subscription("AE"),
+}
+SUBSCRIPTION_CELLS = [
+    (row, before, cell)
+    for row, cells in UPS["subscription_transitions"]["rows"].items()
+    for before, cell in zip(UPS["subscription_transitions"]["columns"], cells, strict=True)
+]
+
+
+@pytest.mark.parametrize("globally", list(Subscription))
+@pytest.mark.parametrize(("row", "before", "cell"), SUBSCRIPTION_CELLS)
+def test_a_subscription_becomes_what_the_table_of_subscriptions_says(row, before, cell, globally):
+    manager = Manager()
+    manager.create(scheduled(), UID)
+    subscribers, everything = manager.steps[UID].subscribers, manager.global_subscribers
+    if SUBSCRIPTIONS[before] is not Subscription.NONE:
+        subscribers["AE"] = SUBSCRIPTIONS[before]
+    if globally is not Subscription.NONE:
+        everything["AE"] = GlobalSubscriber(globally)
+    assert CALLS[row](manager) == 0
+    of_one, _, of_all = cell.partition("; global state ")
+    change = of_one.replace(" (every instance)", "").removesuffix(", initial event")
+    assert subscribers.get("AE", Subscription.NONE) is BECOMES.get(change, SUBSCRIPTIONS[before])
+    assert manager.reports() == ["SCHEDULED"] * ("initial event" in of_one)
+    assert everything.get("AE", GlobalSubscriber(Subscription.NONE)).subscription is (
+        GLOBALLY[of_all] if of_all else globally
+    )
+
+
+@pytest.mark.parametrize("globally", list(Subscription))
+def test_a_new_step_takes_the_global_subscription_over(globally):
+    manager = Manager()
+    if globally is not Subscription.NONE:
+        manager.global_subscribers["AE"] = GlobalSubscriber(globally)
+    manager.create(scheduled(), UID)
+    assert manager.steps[UID].subscribers.get("AE", Subscription.NONE) is globally
+    assert manager.reports() == ["SCHEDULED"] * (globally is not Subscription.NONE)
+
+
+def test_a_filtered_subscription_is_to_what_matches_now_and_later():
+    manager = Manager()
+    manager.create(scheduled(), "1.2.1")
+    manager.create(scheduled(WorklistLabel="urgent"), "1.2.2")
+    manager.subscribe("AE", FILTERED_GLOBAL_SUBSCRIPTION, matching_keys=data_set(WorklistLabel="urgent"))
+    manager.create(scheduled(WorklistLabel="urgent"), "1.2.3")
+    manager.create(scheduled(), "1.2.4")
+    assert [uid for uid, step in manager.steps.items() if step.subscribers] == ["1.2.2", "1.2.3"]
+
+
+def test_keys_that_are_none_are_refused_and_nobody_is_subscribed():
+    manager = Manager()
+    keys = data_set(ScheduledWorkitemCodeSequence=[*code("1"), *code("2")])  # one item is allowed
+    assert status_of(manager.subscribe, "AE", FILTERED_GLOBAL_SUBSCRIPTION, matching_keys=keys) == 0x0115
+    assert not manager.global_subscribers
+
+
+def test_everybody_who_is_subscribed_learns_that_the_manager_goes_down():
+    manager = manager_with("SCHEDULED")
+    manager.subscribe("EVERYTHING")
+    manager.announce("GOING DOWN", also=["FALLBACK"])
+    assert [ae_title for ae_title, _ in manager.sent] == ["EVERYTHING", "FALLBACK", "WATCHER"]
+    report = manager.sent[0][1]
+    assert (report.sop_instance_uid, report.event_type) == (GLOBAL_SUBSCRIPTION, EventType.SCP_STATUS_CHANGE)
+    assert report.information.SCPStatus == "GOING DOWN"
+
+
+def test_every_change_is_written_back_to_the_mapping():
+    class Recorder(dict):
+        written = 0
+
+        def __setitem__(self, key, value):
+            self.written += 1
+            super().__setitem__(key, value)
+
+    steps = Recorder()
+    manager = Manager(steps=steps)
+    calls = [
+        lambda: manager.create(scheduled(), UID),
+        lambda: manager.subscribe("AE", UID),
+        lambda: manager.update(UID, data_set(ProcedureStepLabel="new")),
+        lambda: manager.change_state(UID, State.IN_PROGRESS, LOCK),
+    ]
+    for number, call in enumerate(calls, 1):
+        call()
+        assert steps.written == number
