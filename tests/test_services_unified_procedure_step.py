@@ -1,23 +1,35 @@
 """Unified Procedure Step (PS3.4 annex CC): the standard's tables cell by cell, then real associations."""
 
+import asyncio
 import copy
+import socket
+from contextlib import asynccontextmanager
 from itertools import product
 
 import pytest
 from pydicom import Dataset
 from standard_tables import DIMSE, SERVICES
 
+import asyncdicom
 from asyncdicom.errors import StatusError
 from asyncdicom.services.unified_procedure_step import (
     FILTERED_GLOBAL_SUBSCRIPTION,
     GLOBAL_SUBSCRIPTION,
     MEANINGS,
+    UPS_CONTEXTS,
     EventType,
     GlobalSubscriber,
     State,
     Subscription,
+    UpsClient,
+    UpsEvents,
     UpsManager,
 )
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_EVENT as UPS_EVENT
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PULL as UPS_PULL
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_QUERY as UPS_QUERY
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_WATCH as UPS_WATCH
 
 UPS = SERVICES["services"]["ups"]
 UID, LOCK, WRONG_LOCK = "1.2.840.1", "1.2.840.2", "1.2.840.3"
@@ -488,3 +500,290 @@ def test_every_change_is_written_back_to_the_mapping():
     for number, call in enumerate(calls, 1):
         call()
         assert steps.written == number
+
+
+# Over the network
+
+
+@asynccontextmanager
+async def worklist(manager, contexts=UPS_CONTEXTS):
+    """A client of a manager, called WATCHER."""
+    async with asyncio.timeout(30):
+        async with asyncdicom.serve("127.0.0.1", 0, ae_title="MANAGER", services=[manager]) as server:
+            async with asyncdicom.connect(
+                "127.0.0.1", server.port, calling_ae_title="WATCHER", contexts=contexts
+            ) as association:
+                yield UpsClient(association)
+
+
+@asynccontextmanager
+async def watched(events, **options):
+    """A client of a manager that reports to these events."""
+    async with asyncdicom.serve("127.0.0.1", 0, ae_title="WATCHER", services=[events]) as watcher:
+        destinations = {"WATCHER": ("127.0.0.1", watcher.port)}
+        async with UpsManager(resolve=destinations, ae_title="MANAGER", **options) as manager:
+            async with worklist(manager) as client:
+                client.manager, client.watcher = manager, watcher
+                yield client
+
+
+async def test_a_step_is_created_performed_and_completed():
+    async with worklist(UpsManager()) as client:
+        created = await client.create(scheduled())
+        uid = created.sop_instance_uid
+        statuses = [
+            created.status,
+            (await client.change_state(uid, State.IN_PROGRESS, LOCK)).status,
+            (await client.update(uid, modifications(LOCK))).status,
+            (await client.change_state(uid, "COMPLETED", LOCK)).status,
+        ]
+        assert statuses == [0, 0, 0, 0]
+        assert (await client.get(uid, ["ProcedureStepState"])).data_set == data_set(ProcedureStepState="COMPLETED")
+
+
+async def test_a_failure_comes_with_its_meaning_and_the_attributes():
+    async with worklist(UpsManager()) as client:
+        await client.create(scheduled(), UID)
+        await client.change_state(UID, State.IN_PROGRESS, LOCK)
+        status = (await client.change_state(UID, State.COMPLETED, LOCK)).status
+    assert (status, status.error_comment) == (0xC304, MEANINGS[0xC304])
+    assert 0x00404028 in status.offending_element
+
+
+async def test_the_lock_is_never_given_out():
+    async with worklist(UpsManager()) as client:
+        await client.create(scheduled(), UID)
+        await client.change_state(UID, State.IN_PROGRESS, LOCK)
+        answers = [await client.get(UID), await client.get(UID, ["TransactionUID", "ProcedureStepState"])]
+        answers += [each async for each in client.find(data_set(TransactionUID="", ProcedureStepState=""))]
+        answers += [each async for each in client.find(data_set(TransactionUID=WRONG_LOCK, SOPInstanceUID=""))]
+    assert [answer.status for answer in answers] == [0, 1, 0xFF00, 0xFF00]
+    assert not any(LOCK.encode() in answer.data for answer in answers)
+
+
+async def test_texts_come_back_as_they_were_in_any_character_set():
+    async with worklist(UpsManager()) as client:
+        step = scheduled(SpecificCharacterSet="ISO_IR 100", WorklistLabel="Käse")
+        step.PatientName = "Müller^Jürgen"
+        await client.create(step, UID)
+        await client.update(UID, data_set(SpecificCharacterSet="ISO_IR 144", ProcedureStepLabel="Сыр"))
+        found = (await client.get(UID, ["PatientName", "WorklistLabel", "ProcedureStepLabel"])).data_set
+    assert (found.PatientName, found.WorklistLabel, found.ProcedureStepLabel) == ("Müller^Jürgen", "Käse", "Сыр")
+
+
+@pytest.mark.parametrize("context", [UPS_PULL, UPS_WATCH, UPS_QUERY])
+async def test_steps_are_found_on_every_context_that_has_a_query(context):
+    manager = UpsManager()
+    for number in range(300):
+        manager.create(scheduled(WorklistLabel=f"list {number % 2}"), f"1.2.{number}")
+    async with worklist(manager, [context]) as client:
+        keys = data_set(WorklistLabel="list 1", SOPInstanceUID="")
+        found = [match.data_set.SOPInstanceUID async for match in client.find(keys)]
+    assert found == [f"1.2.{number}" for number in range(1, 300, 2)]
+
+
+async def test_a_query_that_is_none_is_refused():
+    async with worklist(UpsManager()) as client:
+        final = await client.find(data_set(ScheduledWorkitemCodeSequence=[*code("1"), *code("2")]))
+    assert final.status == 0xA900
+
+
+@pytest.mark.parametrize("context", UPS_CONTEXTS)
+async def test_any_context_carries_messages_that_name_push(context):
+    async with worklist(UpsManager(), [context]) as client:
+        association = client.association
+        created = await association.n_create(UPS_PUSH, scheduled(), UID, context=context)
+        got = await association.n_get(UPS_PUSH, UID)
+    assert (created.status, got.status) == (0, 0)
+
+
+async def test_what_was_not_negotiated_is_not_asked_for():
+    async with worklist(UpsManager(), [UPS_QUERY]) as client:
+        with pytest.raises(asyncdicom.NoAcceptedContext):
+            await client.create(scheduled())
+
+
+async def test_a_step_cannot_be_deleted():
+    async with worklist(UpsManager()) as client:
+        await client.create(scheduled(), UID)
+        assert (await client.association.n_delete(UPS_PUSH, UID)).status == 0x0211
+
+
+REFUSED = [
+    (6, UID, {}, 0x0123),
+    (1, UID, {"TransactionUID": LOCK}, 0x0115),
+    (1, UID, {"TransactionUID": LOCK, "ProcedureStepState": "DONE"}, 0x0115),
+    (1, "1.2.999", {"TransactionUID": LOCK, "ProcedureStepState": "IN PROGRESS"}, 0xC307),
+    (3, UID, {"DeletionLock": "TRUE"}, 0x0115),
+    (3, UID, {"ReceivingAE": "WATCHER"}, 0x0115),
+    (3, UID, {"ReceivingAE": "WATCHER", "DeletionLock": "MAYBE"}, 0x0115),
+    (3, UID, {"ReceivingAE": "STRANGER", "DeletionLock": "TRUE"}, 0xC308),
+    (3, "1.2.999", {"ReceivingAE": "WATCHER", "DeletionLock": "TRUE"}, 0xC307),
+    (4, FILTERED_GLOBAL_SUBSCRIPTION, {"ReceivingAE": "WATCHER"}, 0xC314),
+    (5, FILTERED_GLOBAL_SUBSCRIPTION, {"ReceivingAE": "WATCHER"}, 0xC314),
+    (5, UID, {"ReceivingAE": "WATCHER"}, 0xC314),
+]
+
+
+@pytest.mark.parametrize(("action", "uid", "information", "status"), REFUSED)
+async def test_an_action_that_makes_no_sense_is_refused(action, uid, information, status):
+    async with worklist(UpsManager(resolve={"WATCHER": ("127.0.0.1", 1)})) as client:
+        await client.create(scheduled(), UID)
+        answer = await client.association.n_action(UPS_PUSH, uid, action, data_set(**information), context=UPS_WATCH)
+    assert answer.status == status
+
+
+async def test_a_manager_that_cannot_report_subscribes_nobody():
+    async with worklist(UpsManager()) as client:
+        assert (await client.subscribe()).status == 0xC315
+
+
+async def test_all_that_happens_to_a_step_is_reported_in_order():
+    events = UpsEvents()
+    async with watched(events) as client:
+        assert (await client.subscribe(lock=True)).status == 0
+        await client.create(scheduled(ScheduledStationNameCodeSequence=code("CT1")), UID)
+        await client.change_state(UID, State.IN_PROGRESS, LOCK)
+        await client.request_cancel(UID, data_set(ReasonForCancellation="late"))
+        await client.update(UID, modifications(LOCK))
+        await client.change_state(UID, State.COMPLETED, LOCK)
+        client.manager.announce("GOING DOWN")
+        reports = [await anext(events) for _ in range(7)]
+    assert [report.event_type for report in reports] == [1, 5, 1, 2, 3, 1, 4]
+    states = [report.information.ProcedureStepState for report in reports if report.event_type == 1]
+    assert states == ["SCHEDULED", "IN PROGRESS", "COMPLETED"]
+    assert reports[3].information.RequestingAE == "WATCHER"
+    assert [report.sop_instance_uid for report in reports] == [UID] * 6 + [GLOBAL_SUBSCRIPTION]
+    assert client.watcher.statistics.associations == 1
+
+
+async def test_a_subscription_to_one_step_begins_with_its_state_and_ends_when_it_is_taken_back():
+    events = UpsEvents()
+    async with watched(events) as client:
+        await client.create(scheduled(), UID)
+        await client.create(scheduled(), "1.2.999")
+        assert (await client.subscribe(UID)).status == 0
+        assert (await client.unsubscribe(UID)).status == 0
+        await client.change_state(UID, State.IN_PROGRESS, LOCK)
+        assert (await client.subscribe("1.2.999")).status == 0
+        reports = [await anext(events) for _ in range(2)]
+    assert [report.sop_instance_uid for report in reports] == [UID, "1.2.999"]
+
+
+async def test_a_filtered_subscription_goes_to_the_instance_that_is_for_it():
+    events = UpsEvents()
+    async with watched(events) as client:
+        assert (await client.subscribe(matching_keys=data_set(WorklistLabel="urgent"))).status == 0
+        await client.create(scheduled(), "1.2.1")
+        await client.create(scheduled(WorklistLabel="urgent"), "1.2.2")
+        assert (await anext(events)).sop_instance_uid == "1.2.2"
+        assert (await client.suspend_global_subscription()).status == 0
+    assert client.manager.global_subscribers == {}
+
+
+async def test_a_report_can_go_to_a_callback_and_to_another_ae_than_the_one_that_asked():
+    seen = asyncio.Queue()
+    async with asyncdicom.serve("127.0.0.1", 0, ae_title="OTHER", services=[UpsEvents(seen.put)]) as other:
+        destinations = {"OTHER": ("127.0.0.1", other.port, {"timeouts": asyncdicom.Timeouts(connect=5)})}
+        async with UpsManager(resolve=destinations) as manager, worklist(manager) as client:
+            await client.subscribe(receiving_ae="OTHER")
+            await client.create(scheduled(), UID)
+            assert (await seen.get()).sop_instance_uid == UID
+
+
+async def test_reports_come_on_an_association_that_the_watcher_has_opened():
+    async def act(request):
+        await request.association.n_event_report(
+            UPS_PUSH, UID, EventType.STATE_REPORT, data_set(ProcedureStepState="SCHEDULED"), context=UPS_EVENT
+        )
+        return 0
+
+    events = UpsEvents()
+    async with (
+        asyncio.timeout(30),
+        asyncdicom.serve("127.0.0.1", 0, contexts=[UPS_EVENT, UPS_WATCH], n_action=act) as server,
+    ):
+        async with asyncdicom.connect(
+            "127.0.0.1", server.port, contexts=[UPS_WATCH, *events.contexts], services=[events]
+        ) as association:
+            await UpsClient(association).subscribe()
+            assert (await anext(events)).information.ProcedureStepState == "SCHEDULED"
+
+
+async def test_reports_that_cannot_be_delivered_are_given_up_and_change_no_subscription(caplog):
+    with socket.socket() as bound:  # a port that nobody listens on
+        bound.bind(("127.0.0.1", 0))
+        destinations = {"WATCHER": bound.getsockname()}
+        async with UpsManager(resolve=destinations, backoff=asyncdicom.Backoff(2, 0.01)) as manager:
+            manager.subscribe("WATCHER")
+            manager.create(scheduled(), UID)
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(each.task for each in manager._sender._deliveries.values()))
+            assert (list(manager.global_subscribers), manager._sender._deliveries) == (["WATCHER"], {})
+    assert "1 event reports for WATCHER are given up" in caplog.text
+
+
+async def test_a_watcher_that_is_away_for_a_while_misses_nothing():
+    events, resolved = UpsEvents(), asyncio.Event()
+    addresses = [("127.0.0.1", 1)]
+
+    async def resolve(ae_title):
+        resolved.set()
+        return addresses[-1]
+
+    async with asyncio.timeout(30), UpsManager(resolve=resolve, backoff=asyncdicom.Backoff(100, 0.01)) as manager:
+        manager.subscribe("WATCHER")
+        manager.create(scheduled(), UID)
+        await resolved.wait()
+        async with asyncdicom.serve("127.0.0.1", 0, services=[events]) as watcher:
+            addresses.append(("127.0.0.1", watcher.port))
+            assert (await anext(events)).sop_instance_uid == UID
+
+
+async def test_closing_a_manager_sends_what_waits_and_leaves_no_task_behind():
+    events = UpsEvents()
+    async with watched(events) as client:
+        client.manager.subscribe("WATCHER")
+        for number in range(20):
+            client.manager.create(scheduled(), f"1.2.{number}")
+        await client.manager.close()
+        reports = [await anext(events) for _ in range(20)]
+        client.manager.create(scheduled(), UID)
+        assert client.manager._sender._deliveries == {}
+    assert [report.sop_instance_uid for report in reports] == [f"1.2.{number}" for number in range(20)]
+
+
+async def test_closing_a_manager_does_not_wait_for_a_watcher_that_hangs():
+    async with watched(UpsEvents(lambda report: asyncio.Event().wait())) as client:
+        client.manager.subscribe("WATCHER")
+        client.manager.create(scheduled(), UID)
+        async with asyncio.timeout(10):
+            await client.manager.close(drain=0.01)
+        assert client.manager._sender._deliveries == {}
+
+
+async def test_the_oldest_report_makes_room_for_a_new_one(caplog):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        async with UpsManager(resolve={"WATCHER": bound.getsockname()}, max_steps=1) as manager:
+            manager.subscribe("WATCHER")
+            manager.create(scheduled(), UID)
+            manager.change_state(UID, State.IN_PROGRESS, LOCK)
+            manager.change_state(UID, State.CANCELED, LOCK)
+            waiting = manager._sender._deliveries["WATCHER"].waiting
+            assert [each.information.ProcedureStepState for each in waiting] == ["IN PROGRESS", "CANCELED"]
+            await manager.close(drain=0)
+    assert "the oldest is given up" in caplog.text
+
+
+async def test_a_watcher_that_takes_no_reports_makes_the_manager_wait(monkeypatch):
+    monkeypatch.setattr("asyncdicom.services.unified_procedure_step.events._MAX_RECEIVED", 1)
+    events = UpsEvents()
+    async with watched(events) as client:
+        client.manager.subscribe("WATCHER")
+        for number in range(5):
+            client.manager.create(scheduled(), f"1.2.{number}")
+        first = await anext(events)
+        assert events._reports.qsize() <= 1
+        rest = [(await anext(events)).sop_instance_uid for _ in range(4)]
+    assert [first.sop_instance_uid, *rest] == [f"1.2.{number}" for number in range(5)]

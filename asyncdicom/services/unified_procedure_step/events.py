@@ -279,6 +279,4 @@ class _Delivery:
             raise
         self.sent += 1
         if response.status.is_failure:
-            _log.warning(
-                "= %s answered an event report of type %d with %s", self.ae_title, report.event_type, response.status
-            )
+            _log.warning("= %s answered an event report with %04XH", self.ae_title, response.status)

@@ -72,6 +72,7 @@ _STEPS_AT_A_TIME: Final = 100
 """How many steps are looked at before the event loop has its turn."""
 
 _NONE: Final = Subscription.NONE
+_CHARACTER_SET: Final = "SpecificCharacterSet"
 _TRANSACTION_UID: Final = "TransactionUID"
 _PROGRESS: Final = "ProcedureStepProgressInformationSequence"
 _REASON: Final = "ProcedureStepDiscontinuationReasonCodeSequence"
@@ -220,16 +221,13 @@ class UpsManager:
         return _answer(0xB300 if modified else 0x0000)
 
     def get(self, sop_instance_uid: str, attributes: Iterable[int] = ()) -> Dataset:
-        """The attributes of those tags that the step has, or all of them (PS3.4 CC.2.7). Raises StatusError: C307H."""
-        step = self._step(sop_instance_uid)
+        """The attributes of those tags that the step has, or all of them (PS3.4 CC.2.7); to be read and not changed.
+
+        Raises StatusError: C307H.
+        """
+        step = self._step(sop_instance_uid).data_set
         wanted = tuple(attributes)
-        if not wanted:
-            return step.data_set
-        found = _nothing()
-        for tag in wanted:
-            if tag in step.data_set:
-                found.add(step.data_set[tag])
-        return found
+        return _selected(step, (_CHARACTER_SET, *wanted)) if wanted else step
 
     def update(self, sop_instance_uid: str, modifications: Dataset) -> Status:
         """Set attributes of a step (PS3.4 CC.2.6); its Transaction UID is among them when it is IN PROGRESS.
@@ -482,7 +480,7 @@ _LOCKS: Final = {"TRUE": True, "FALSE": False}
 _SUBSCRIBING: Final = ("ReceivingAE", "DeletionLock")
 """What a subscription has beside matching keys (PS3.4 Table CC.2.3-1)."""
 _REQUESTED: Final = (
-    "SpecificCharacterSet",
+    _CHARACTER_SET,
     "ReasonForCancellation",
     _REASON,
     "ContactURI",
@@ -526,11 +524,12 @@ def _read(data_set: Dataset) -> Dataset:
     return read
 
 
-def _selected(data_set: Dataset, keywords: Iterable[str]) -> Dataset:
+def _selected(data_set: Dataset, attributes: Iterable[int | str]) -> Dataset:
+    """Those of the attributes that are there; shared, not copied."""
     selected = _nothing()
-    for keyword in keywords:
-        if keyword in data_set:
-            selected.add(data_set[keyword])
+    for attribute in attributes:
+        if attribute in data_set:
+            selected.add(data_set[attribute])
     return selected
 
 
@@ -542,14 +541,18 @@ def _without(data_set: Dataset, keywords: Iterable[str]) -> Dataset:
 
 
 def _merged(step: Dataset, modifications: Dataset) -> Dataset:
-    """A step with modifications; in UTF-8 if the two have different character sets (PS3.4 CC.2.6.3)."""
     merged = copy.deepcopy(step)
-    character_sets = step.get("SpecificCharacterSet"), modifications.get("SpecificCharacterSet")
-    merged.update(modifications)
-    if all(character_sets) and character_sets[0] != character_sets[1]:
-        merged.SpecificCharacterSet = "ISO_IR 192"
+    _adopt_character_set(merged, modifications)
+    merged.update(_without(modifications, (_CHARACTER_SET,)))
     merged.ScheduledProcedureStepModificationDateTime = _now()
     return merged
+
+
+def _adopt_character_set(step: Dataset, other: Dataset) -> None:
+    """Have a step take texts of another data set: in UTF-8 if their character sets differ (PS3.4 CC.2.6.3)."""
+    own, others = step.get(_CHARACTER_SET), other.get(_CHARACTER_SET)
+    if others and others != own:
+        step.SpecificCharacterSet = "ISO_IR 192" if own else others
 
 
 def _now() -> str:
@@ -594,6 +597,7 @@ def _explain_cancellation(step: Dataset, information: Dataset | None = None) -> 
     """Say why and when a step was canceled: as was requested, else as the step says, else that nobody said."""
     item = (step.get(_PROGRESS) or [_nothing()])[0]
     if information is not None:
+        _adopt_character_set(step, information)
         item.update(_selected(information, ("ReasonForCancellation", _REASON)))
     if not item.get("ProcedureStepCancellationDateTime"):
         item.ProcedureStepCancellationDateTime = _now()
