@@ -654,7 +654,7 @@ async def test_all_that_happens_to_a_step_is_reported_in_order():
     assert states == ["SCHEDULED", "IN PROGRESS", "COMPLETED"]
     assert reports[3].information.RequestingAE == "WATCHER"
     assert [report.sop_instance_uid for report in reports] == [UID] * 6 + [GLOBAL_SUBSCRIPTION]
-    assert client.watcher.statistics.associations == 1
+    assert client.watcher.statistics.accepted == 1
 
 
 async def test_a_subscription_to_one_step_begins_with_its_state_and_ends_when_it_is_taken_back():

@@ -21,6 +21,7 @@ TOOLS: Final = {
     "echoscu": "verify that a peer answers (C-ECHO)",
     "storescu": "send DICOM files and folders to a peer (C-STORE)",
     "storescp": "receive DICOM instances into a folder (C-STORE, C-ECHO)",
+    "upsscu": "create, perform, look up and watch unified procedure steps",
     "demo": "send real and large files to a server of its own, and compare what arrives",
 }
 """The tools, each in a module of its name with a function ``main(argv) -> exit code``."""
