@@ -124,7 +124,8 @@ class Performer:
             return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
         if self._handlers.find(context, field) is None:
             return Status.UNRECOGNIZED_OPERATION
-        if not (context.scu if field is CommandField.N_EVENT_REPORT_RQ else context.scp):
+        # Event reports in any role: managers that open an association for them often leave the roles as they are.
+        if not context.scp and field is not CommandField.N_EVENT_REPORT_RQ:
             return Status.UNRECOGNIZED_OPERATION
         if command.message_id in self._requests:
             return Status.DUPLICATE_INVOCATION
