@@ -88,7 +88,7 @@ def dialogue(port, calls, handlers=()):
 @contextlib.asynccontextmanager
 async def our_manager(**options):
     async with asyncio.timeout(DEADLINE), UpsManager(ae_title="OURS", **options) as manager:
-        async with asyncdicom.serve("127.0.0.1", 0, ae_title="OURS", services=[manager]) as server:
+        async with asyncdicom.serve("127.0.0.1", 0, services=[manager]) as server:
             yield server.port
 
 

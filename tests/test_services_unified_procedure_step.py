@@ -511,7 +511,11 @@ async def worklist(manager, contexts=UPS_CONTEXTS):
     async with asyncio.timeout(30):
         async with asyncdicom.serve("127.0.0.1", 0, ae_title="MANAGER", services=[manager]) as server:
             async with asyncdicom.connect(
-                "127.0.0.1", server.port, calling_ae_title="WATCHER", contexts=contexts
+                "127.0.0.1",
+                server.port,
+                called_ae_title="MANAGER",
+                calling_ae_title="WATCHER",
+                contexts=contexts,
             ) as association:
                 yield UpsClient(association)
 
@@ -738,6 +742,7 @@ async def test_a_watcher_that_is_away_for_a_while_misses_nothing():
         async with asyncdicom.serve("127.0.0.1", 0, services=[events]) as watcher:
             addresses.append(("127.0.0.1", watcher.port))
             assert (await anext(events)).sop_instance_uid == UID
+            await manager.close()
 
 
 async def test_closing_a_manager_sends_what_waits_and_leaves_no_task_behind():

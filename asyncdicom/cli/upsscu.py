@@ -113,7 +113,7 @@ TOOL: Final = Tool(
                     "where watch listens; the peer has to know it for this AE title",
                     number(0, 65535),
                 ),
-                value("--events", "events", "NUMBER", "watch until so many events have come", number(1, 1 << 31)),
+                value("--events", "events", "NUMBER", "events to wait for; 0 for no end", number(0, 1 << 31)),
                 flag("--keep", "keep", "stay subscribed when watching ends"),
             ),
         ),
@@ -250,7 +250,7 @@ async def _watch(peer: Peer, options: UpsOptions, words: list[str]) -> None:
         server = await serve(options.bind_address or None, options.listen, ae_title=title, services=[events])
     except OSError as error:
         raise ToolError(ExitCode.LISTEN, f"port {options.listen} cannot be listened on: {error.strerror}") from error
-    async with server:
+    try:
         await _subscribe(peer, options, words)
         if not options.quiet:
             to_stderr(f"watching as {title} on port {server.port}")
@@ -259,6 +259,8 @@ async def _watch(peer: Peer, options: UpsOptions, words: list[str]) -> None:
         finally:
             if not options.keep:
                 await _unsubscribe(peer, options, words)
+    finally:
+        await server.close(0)
 
 
 async def _show_events(events: UpsEvents, options: UpsOptions) -> None:
