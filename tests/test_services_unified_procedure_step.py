@@ -688,11 +688,12 @@ async def test_a_filtered_subscription_goes_to_the_instance_that_is_for_it():
 async def test_a_report_can_go_to_a_callback_and_to_another_ae_than_the_one_that_asked():
     seen = asyncio.Queue()
     async with asyncdicom.serve("127.0.0.1", 0, ae_title="OTHER", services=[UpsEvents(seen.put)]) as other:
-        destinations = {"OTHER": ("127.0.0.1", other.port, {"timeouts": asyncdicom.Timeouts(connect=5)})}
-        async with UpsManager(resolve=destinations) as manager, worklist(manager) as client:
+        destination = asyncdicom.Destination("127.0.0.1", other.port, options={"calling_ae_title": "MANAGER 2"})
+        async with UpsManager(resolve={"OTHER": destination}.get) as manager, worklist(manager) as client:
             await client.subscribe(receiving_ae="OTHER")
             await client.create(scheduled(), UID)
             assert (await seen.get()).sop_instance_uid == UID
+            assert other.associations[0].calling_ae_title == "MANAGER 2"
 
 
 async def test_reports_come_on_an_association_that_the_watcher_has_opened():

@@ -5,7 +5,7 @@ receives the reports; :mod:`.states` has the standard's tables.
 """
 
 from .client import UPS_CONTEXTS, UpsClient
-from .events import Destination, EventReport, Resolve, UpsEvents
+from .events import EventReport, Resolve, UpsEvents
 from .manager import GlobalSubscriber, Step, UpsManager
 from .states import (
     FILTERED_GLOBAL_SUBSCRIPTION,
@@ -23,7 +23,6 @@ __all__ = [
     "MEANINGS",
     "UPS_CONTEXTS",
     "Action",
-    "Destination",
     "EventReport",
     "EventType",
     "GlobalSubscriber",

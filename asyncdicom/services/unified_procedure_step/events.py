@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncdicom.client import connect
 from asyncdicom.command import Status
 from asyncdicom.errors import DicomError
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
+from asyncdicom.retrieve import Destination
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_EVENT as UPS_EVENT
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
 
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
     from asyncdicom.pool import ConnectOptions
     from asyncdicom.requests import NEventReportRequest
 
-__all__ = ["Destination", "EventReport", "EventSender", "Resolve", "UpsEvents", "reports_of"]
+__all__ = ["EventReport", "EventSender", "Resolve", "UpsEvents", "reports_of"]
 
 _log = logging.getLogger("asyncdicom")
 
-Destination: TypeAlias = "tuple[str, int] | tuple[str, int, ConnectOptions]"
-"""Host and port of an AE, and what else :func:`~asyncdicom.connect` has to know about it."""
-Resolve: TypeAlias = "Mapping[str, Destination] | Callable[[str], Awaitable[Destination | None]]"
-"""Where the AE of a title is; None, or no entry, for one that is not known."""
+_Address: TypeAlias = "Destination | tuple[str, int]"
+Resolve: TypeAlias = "Mapping[str, _Address] | Callable[[str], _Address | Awaitable[_Address | None] | None]"
+"""Where the AE of a title is: host and port, or a :class:`~asyncdicom.Destination`; None, or no entry, for one that is
+not known."""
 
 
 class EventReport(NamedTuple):
@@ -171,9 +173,14 @@ class EventSender:
 
     async def destination(self, ae_title: str) -> Destination | None:
         """Where an AE is, None if that is not known."""
+        found: Any
         if self._resolve is None or isinstance(self._resolve, Mapping):
-            return (self._resolve or {}).get(ae_title)
-        return await self._resolve(ae_title)
+            found = (self._resolve or {}).get(ae_title)
+        else:
+            found = self._resolve(ae_title)
+            if inspect.isawaitable(found):
+                found = await found
+        return Destination(*found) if found is not None else None
 
     def send(self, ae_title: str, report: EventReport) -> None:
         """Have a report sent after those that wait for the same AE; to be called in the event loop."""
@@ -221,12 +228,13 @@ class EventSender:
         if destination is None:
             delivery.give_up("nobody knows where it is")
             return
-        host, port, *more = destination
-        options: ConnectOptions = {"called_ae_title": delivery.ae_title, "calling_ae_title": self._ae_title}
-        for each in more:
-            options.update(each)
+        options: ConnectOptions = {
+            "called_ae_title": delivery.ae_title,
+            "calling_ae_title": self._ae_title,
+            **destination.options,
+        }
         contexts = [Context(UPS_EVENT, scu=False, scp=True)]
-        async with connect(host, port, contexts=contexts, **options) as association:
+        async with connect(destination.host, destination.port, contexts=contexts, **options) as association:
             while await delivery.has_more():
                 await delivery.send_next(association)
 
