@@ -8,10 +8,14 @@ from itertools import product
 
 import pytest
 from pydicom import Dataset
+from raw_peer import raw_client
 from standard_tables import DIMSE, SERVICES
 
 import asyncdicom
+from asyncdicom.command import Command, CommandField
+from asyncdicom.dimse import encode_command
 from asyncdicom.errors import StatusError
+from asyncdicom.presentation import Context
 from asyncdicom.services.unified_procedure_step import (
     FILTERED_GLOBAL_SUBSCRIPTION,
     GLOBAL_SUBSCRIPTION,
@@ -356,6 +360,11 @@ def test_a_step_has_what_is_required(keyword):
     delattr(without, keyword)
     setattr(empty, keyword, None)
     assert [status_of(Manager().create, each, UID) for each in (without, empty)] == [0x0120, 0x0121]
+
+
+@pytest.mark.parametrize("uid", ["", "1.2/../3", "1" * 65])
+def test_a_step_has_a_uid(uid):
+    assert status_of(Manager().create, scheduled(), uid) == 0x0117
 
 
 def test_a_lock_that_is_brought_along_is_dropped():
@@ -713,6 +722,23 @@ async def test_reports_come_on_an_association_that_the_watcher_has_opened():
         ) as association:
             await UpsClient(association).subscribe()
             assert (await anext(events)).information.ProcedureStepState == "SCHEDULED"
+
+
+async def test_a_manager_that_leaves_the_roles_as_they_are_can_report():
+    events = UpsEvents()
+    report = Command(
+        CommandField.N_EVENT_REPORT_RQ,
+        affected_sop_class_uid=UPS_PUSH,
+        message_id=1,
+        affected_sop_instance_uid=UID,
+        event_type_id=1,
+    )
+    async with asyncio.timeout(30), asyncdicom.serve("127.0.0.1", 0, services=[events]) as watcher:
+        async with raw_client(watcher.port) as manager:
+            await manager.associate(Context(UPS_EVENT))
+            manager.send(encode_command(1, report, 16378))
+            assert (await manager.receive_command()).status == 0
+        assert (await anext(events)).sop_instance_uid == UID
 
 
 async def test_reports_that_cannot_be_delivered_are_given_up_and_change_no_subscription(caplog):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -71,6 +72,8 @@ _MAX_SUBSCRIBERS: Final = 1000
 _STEPS_AT_A_TIME: Final = 100
 """How many steps are looked at before the event loop has its turn."""
 
+_UID: Final = re.compile("[0-9.]{1,64}")
+"""As tolerant as UIDs in use require it (PS3.5 9.1)."""
 _NONE: Final = Subscription.NONE
 _CHARACTER_SET: Final = "SpecificCharacterSet"
 _TRANSACTION_UID: Final = "TransactionUID"
@@ -193,8 +196,10 @@ class UpsManager:
     def create(self, data_set: Dataset, sop_instance_uid: str) -> Status:
         """Create a step, SCHEDULED (PS3.4 CC.2.5); B300H says that it is not as it was given.
 
-        Raises StatusError: 0111H, C309H, 0120H and 0121H for what is missing, 0213H.
+        Raises StatusError: 0111H, 0117H for what is no UID, C309H, 0120H and 0121H for what is missing, 0213H.
         """
+        if not _UID.fullmatch(sop_instance_uid):
+            raise StatusError(Status.INVALID_SOP_INSTANCE)
         _answer(transition(Request.CREATE, self._state(sop_instance_uid)).status)
         created = _read(data_set)
         if created.get("ProcedureStepState") != State.SCHEDULED:
