@@ -55,13 +55,13 @@ def their_server(*handlers):
         server.shutdown()
 
 
-def their_handlers(status, seen):
-    """Handlers that note what came, and answer with a status, and with a data set where there is one."""
+def their_handlers(statuses, seen):
+    """Handlers that note what came, and answer with the next status, and with a data set where there is one."""
 
     def handler(name, *attributes):
         def perform(event):
             seen[name] = [getattr(event, each) for each in attributes]
-            answer = status_set(status)
+            answer = status_set(next(statuses))
             return answer if name == "n_delete" else (answer, ANSWERED)
 
         return perform
@@ -85,21 +85,21 @@ OUR_CALLS = {
 SEEN = {"n_create": [SENT], "n_get": [[LABEL, COPIES]], "n_set": [SENT], "n_action": [1, SENT], "n_delete": []}
 
 
-@pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("name", OF_THE_SCP)
-async def test_pynetdicom_performs_what_we_ask_for(name, status):
-    seen = {}
-    with their_server(*their_handlers(status, seen)) as port:
+async def test_pynetdicom_performs_what_we_ask_for(name):
+    seen, statuses = {}, iter(STATUSES)
+    with their_server(*their_handlers(statuses, seen)) as port:
         async with (
             asyncio.timeout(DEADLINE),
             asyncdicom.connect("127.0.0.1", port, contexts=FILM_SESSION) as association,
         ):
-            response = await OUR_CALLS[name](association)
-            assert response.status == status
-            assert response.status.error_comment == ("why it is not so" if status else "")
-            answers = name != "n_delete" and not response.status.is_failure
-            assert response.data_set == (ANSWERED if answers else None)
-    assert seen == {name: SEEN[name]}
+            for status in STATUSES:
+                response = await OUR_CALLS[name](association)
+                assert response.status == status
+                assert response.status.error_comment == ("why it is not so" if status else "")
+                answers = name != "n_delete" and not response.status.is_failure
+                assert response.data_set == (ANSWERED if answers else None)
+                assert seen.pop(name) == SEEN[name]
 
 
 async def test_pynetdicom_is_told_the_uid_when_we_leave_it_to_the_peer():
@@ -126,10 +126,12 @@ async def our_server(**handlers):
             yield server.port
 
 
-def our_handlers(status, seen):
+def our_handlers(statuses, seen):
     def handler(name, *attributes):
         async def perform(request):
-            seen[name] = [getattr(request, each) for each in attributes]
+            came = [getattr(request, each) for each in attributes]
+            seen.append([list(each) if isinstance(each, tuple) else each for each in came])
+            status = next(statuses)
             answer = asyncdicom.Status(status, "why it is not so" if status else "")
             return answer if name == "n_delete" or answer.is_failure else (answer, ANSWERED)
 
@@ -165,17 +167,19 @@ def ask(port, call, handlers=()):
         association.release()
 
 
-@pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("name", OF_THE_SCP)
-async def test_we_perform_what_pynetdicom_asks_for(name, status):
-    seen = {}
-    async with our_server(**our_handlers(status, seen)) as port:
-        answer, answered = await asyncio.to_thread(ask, port, THEIR_CALLS[name])
-    assert answer.Status == status
-    assert answer.get("ErrorComment", "") == ("why it is not so" if status else "")
-    is_failure = asyncdicom.Status(status).is_failure
-    assert answered == (None if name == "n_delete" or is_failure else ANSWERED)
-    assert [list(each) if isinstance(each, tuple) else each for each in seen[name]] == SEEN[name]
+async def test_we_perform_what_pynetdicom_asks_for(name):
+    def calls(association):
+        return [THEIR_CALLS[name](association) for _ in STATUSES]
+
+    seen = []
+    async with our_server(**our_handlers(iter(STATUSES), seen)) as port:
+        answers = await asyncio.to_thread(ask, port, calls)
+    for status, (answer, answered) in zip(STATUSES, answers, strict=True):
+        assert (answer.Status, answer.get("ErrorComment", "")) == (status, "why it is not so" if status else "")
+        is_failure = asyncdicom.Status(status).is_failure
+        assert answered == (None if name == "n_delete" or is_failure else ANSWERED)
+    assert seen == [SEEN[name]] * len(STATUSES)
 
 
 async def test_we_tell_pynetdicom_the_uid_that_it_leaves_to_us():

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-import socket
+import shelve
 from contextlib import asynccontextmanager
 from itertools import product
 
@@ -86,7 +86,7 @@ class Manager(UpsManager):
         self.sent = []
 
     def _send(self, ae_titles, report):
-        self.sent += [(ae_title, report) for ae_title in ae_titles]
+        self.sent += [(ae_title, copy.deepcopy(report)) for ae_title in ae_titles]
 
     def reports(self):
         """What was reported since it was asked for: states, or event types."""
@@ -490,6 +490,21 @@ def test_everybody_who_is_subscribed_learns_that_the_manager_goes_down():
     assert report.information.SCPStatus == "GOING DOWN"
 
 
+def test_steps_and_subscriptions_can_be_kept_in_a_file(tmp_path):
+    files = [str(tmp_path / name) for name in ("steps", "subscribers")]
+    with shelve.open(files[0]) as steps, shelve.open(files[1]) as subscribers:
+        manager = Manager(steps=steps, global_subscribers=subscribers)
+        manager.subscribe("AE", FILTERED_GLOBAL_SUBSCRIPTION, lock=True, matching_keys=data_set(WorklistLabel="a"))
+        manager.create(scheduled(WorklistLabel="a"), UID)
+        manager.change_state(UID, State.IN_PROGRESS, LOCK)
+    with shelve.open(files[0]) as steps, shelve.open(files[1]) as subscribers:
+        manager = Manager(steps=steps, global_subscribers=subscribers)
+        assert manager.update(UID, modifications(LOCK)) == 0
+        assert manager.change_state(UID, State.COMPLETED, LOCK) == 0
+        assert manager.reports() == [EventType.PROGRESS_REPORT, "COMPLETED"]
+        assert manager.global_subscribers["AE"].keys.WorklistLabel == "a"
+
+
 def test_every_change_is_written_back_to_the_mapping():
     class Recorder(dict):
         written = 0
@@ -610,6 +625,19 @@ async def test_any_context_carries_messages_that_name_push(context):
     assert (created.status, got.status) == (0, 0)
 
 
+async def test_a_step_does_not_grow_without_end():
+    async with worklist(UpsManager()) as client:
+        await client.create(scheduled(), UID)
+        statuses = []
+        for element in range(0x1001, 0x1005):
+            more = data_set()
+            more.add_new(0x00091000 | element, "OB", bytes(400_000))
+            statuses.append((await client.update(UID, more)).status)
+        more.add_new(0x00091005, "OB", bytes(1 << 20))
+        statuses += [(await client.update(UID, more)).status, (await client.create(scheduled(), "1.2.3")).status]
+    assert statuses == [0, 0, 0x0213, 0x0213, 0x0213, 0]
+
+
 async def test_what_was_not_negotiated_is_not_asked_for():
     async with worklist(UpsManager(), [UPS_QUERY]) as client:
         with pytest.raises(asyncdicom.NoAcceptedContext):
@@ -627,6 +655,7 @@ REFUSED = [
     (1, UID, {"TransactionUID": LOCK}, 0x0115),
     (1, UID, {"TransactionUID": LOCK, "ProcedureStepState": "DONE"}, 0x0115),
     (1, "1.2.999", {"TransactionUID": LOCK, "ProcedureStepState": "IN PROGRESS"}, 0xC307),
+    (1, UID, {"TransactionUID": [LOCK, LOCK], "ProcedureStepState": "IN PROGRESS"}, 0x0115),
     (3, UID, {"DeletionLock": "TRUE"}, 0x0115),
     (3, UID, {"ReceivingAE": "WATCHER"}, 0x0115),
     (3, UID, {"ReceivingAE": "WATCHER", "DeletionLock": "MAYBE"}, 0x0115),
@@ -741,16 +770,17 @@ async def test_a_manager_that_leaves_the_roles_as_they_are_can_report():
         assert (await anext(events)).sop_instance_uid == UID
 
 
+UNREACHABLE = {"WATCHER": ("127.0.0.1", 1)}
+"""Nobody listens on that port."""
+
+
 async def test_reports_that_cannot_be_delivered_are_given_up_and_change_no_subscription(caplog):
-    with socket.socket() as bound:  # a port that nobody listens on
-        bound.bind(("127.0.0.1", 0))
-        destinations = {"WATCHER": bound.getsockname()}
-        async with UpsManager(resolve=destinations, backoff=asyncdicom.Backoff(2, 0.01)) as manager:
-            manager.subscribe("WATCHER")
-            manager.create(scheduled(), UID)
-            async with asyncio.timeout(10):
-                await asyncio.gather(*(each.task for each in manager._sender._deliveries.values()))
-            assert (list(manager.global_subscribers), manager._sender._deliveries) == (["WATCHER"], {})
+    async with UpsManager(resolve=UNREACHABLE, backoff=asyncdicom.Backoff(2, 0.01)) as manager:
+        manager.subscribe("WATCHER")
+        manager.create(scheduled(), UID)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(each.task for each in manager._sender._deliveries.values()))
+        assert (list(manager.global_subscribers), manager._sender._deliveries) == (["WATCHER"], {})
     assert "1 event reports for WATCHER are given up" in caplog.text
 
 
@@ -770,6 +800,44 @@ async def test_a_watcher_that_is_away_for_a_while_misses_nothing():
             addresses.append(("127.0.0.1", watcher.port))
             assert (await anext(events)).sop_instance_uid == UID
             await manager.close()
+
+
+async def test_a_report_that_is_not_answered_is_sent_again():
+    answered = asyncio.Queue()
+    came = []
+
+    async def receive(request):
+        came.append(request.sop_instance_uid)
+        if len(came) == 1:
+            await request.association.abort()
+        await answered.put(request.sop_instance_uid)
+        return 0
+
+    async with (
+        asyncio.timeout(30),
+        asyncdicom.serve("127.0.0.1", 0, contexts=[Context(UPS_EVENT, scu=True)], n_event_report=receive) as watcher,
+    ):
+        destinations = {"WATCHER": ("127.0.0.1", watcher.port)}
+        async with UpsManager(resolve=destinations, backoff=asyncdicom.Backoff(2, 0.01)) as manager:
+            manager.subscribe("WATCHER")
+            for uid in ("1.2.1", "1.2.2"):
+                manager.create(scheduled(), uid)
+            assert [await answered.get() for _ in range(2)] == ["1.2.1", "1.2.2"]
+    assert came == ["1.2.1", "1.2.1", "1.2.2"]
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("directory is away")])
+async def test_an_ae_that_cannot_be_found_gets_no_reports(failure, caplog):
+    def resolve(ae_title):
+        if failure is not None:
+            raise failure
+
+    async with UpsManager(resolve=resolve) as manager:
+        manager.subscribe("WATCHER")
+        manager.create(scheduled(), UID)
+        await asyncio.gather(*(each.task for each in manager._sender._deliveries.values()))
+        assert manager._sender._deliveries == {}
+    assert "event reports for WATCHER are given up" in caplog.text
 
 
 async def test_closing_a_manager_sends_what_waits_and_leaves_no_task_behind():
@@ -794,17 +862,16 @@ async def test_closing_a_manager_does_not_wait_for_a_watcher_that_hangs():
         assert client.manager._sender._deliveries == {}
 
 
-async def test_the_oldest_report_makes_room_for_a_new_one(caplog):
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        async with UpsManager(resolve={"WATCHER": bound.getsockname()}, max_steps=1) as manager:
-            manager.subscribe("WATCHER")
-            manager.create(scheduled(), UID)
-            manager.change_state(UID, State.IN_PROGRESS, LOCK)
-            manager.change_state(UID, State.CANCELED, LOCK)
-            waiting = manager._sender._deliveries["WATCHER"].waiting
-            assert [each.information.ProcedureStepState for each in waiting] == ["IN PROGRESS", "CANCELED"]
-            await manager.close(drain=0)
+async def test_the_oldest_report_makes_room_for_a_new_one(caplog, monkeypatch):
+    monkeypatch.setattr("asyncdicom.services.unified_procedure_step.events._MAX_WAITING", 1000)
+    async with UpsManager(resolve=UNREACHABLE) as manager:
+        manager.subscribe("WATCHER")
+        for number in range(100):
+            manager.create(scheduled(), f"1.2.{number}")
+        delivery = manager._sender._deliveries["WATCHER"]
+        assert [report.sop_instance_uid for report in delivery.waiting] == ["1.2.97", "1.2.98", "1.2.99"]
+        assert delivery.size == sum(report.size for report in delivery.waiting)
+        await manager.close(drain=0)
     assert "the oldest is given up" in caplog.text
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import inspect
 import logging
 from collections import deque
@@ -21,13 +20,14 @@ from asyncdicom.errors import DicomError
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
 from asyncdicom.retrieve import Destination
+from asyncdicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_EVENT as UPS_EVENT
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
 
 from .states import EventType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from typing import TypeAlias
 
     from pydicom import Dataset
@@ -81,12 +81,12 @@ def _progress(step: Dataset) -> list[Dataset]:
 
 
 def _assignments(step: Dataset) -> list[Dataset]:
-    station = _selected(step, "ScheduledStationNameCodeSequence")
     assigned = []
-    for performer in step.get("ScheduledHumanPerformersSequence") or ():
-        assigned.append(copy.deepcopy(station))
-        assigned[-1].update(_selected(performer, *_PERFORMER))
-    return assigned or [station]
+    for performer in step.get("ScheduledHumanPerformersSequence") or [None]:
+        assigned.append(_selected(step, "ScheduledStationNameCodeSequence"))
+        if performer is not None:
+            assigned[-1].update(_selected(performer, *_PERFORMER))
+    return assigned
 
 
 _MAKERS: Final = {
@@ -97,13 +97,13 @@ _MAKERS: Final = {
 
 
 def _selected(data_set: Dataset, *keywords: str) -> Dataset:
-    """A copy of some attributes: what is waiting to be sent shall tell what was, whatever the step becomes."""
+    """Those attributes that have a value; shared, not copied."""
     from pydicom import Dataset  # noqa: PLC0415 - only where a data set is made
 
     selected = Dataset()
     for keyword in ("SpecificCharacterSet", *keywords):
         if data_set.get(keyword):
-            selected.add(copy.deepcopy(data_set[keyword]))
+            selected.add(data_set[keyword])
     return selected
 
 
@@ -146,6 +146,10 @@ class UpsEvents:
 
 # Sending
 
+_MAX_WAITING = 16 << 20
+"""Bytes of the reports that wait for one AE: 10,000 steps, which somebody has subscribed to, make 3 MB."""
+_COST = 256
+"""Bytes that a report takes beside its information."""
 _LINGER = 5.0
 """Seconds that an association to an AE is kept when all is reported: changes tend to come several at a time."""
 
@@ -154,13 +158,14 @@ class EventSender:
     """Reports events to AEs: in order for each of them, over one association to each, opened when there is something.
 
     What cannot be delivered is tried again as ``backoff`` has it; then all that waits for that AE is given up and
-    logged. The standard asks for neither (PS3.4 CC.2.4.3). With ``max_waiting`` reports for an AE, the oldest makes
-    room for a new one.
+    logged. The standard asks for neither (PS3.4 CC.2.4.3). When 16 MiB wait for an AE, the oldest reports make room.
+
+    A report is encoded once, when it is handed over: so it tells what was, whatever the step becomes. That is why only
+    the default transfer syntax is proposed, which nobody may refuse (PS3.5 10.1).
     """
 
-    def __init__(self, resolve: Resolve | None, ae_title: str, max_waiting: int, backoff: Backoff | None) -> None:
+    def __init__(self, resolve: Resolve | None, ae_title: str, backoff: Backoff | None = None) -> None:
         self._resolve = resolve
-        self._max_waiting = max_waiting
         self._ae_title = ae_title
         self._backoff = backoff or Backoff()
         self._deliveries: dict[str, _Delivery] = {}
@@ -182,15 +187,18 @@ class EventSender:
                 found = await found
         return Destination(*found) if found is not None else None
 
-    def send(self, ae_title: str, report: EventReport) -> None:
-        """Have a report sent after those that wait for the same AE; to be called in the event loop."""
-        if self._closed:
-            return
-        delivery = self._deliveries.get(ae_title)
-        if delivery is None:
-            delivery = self._deliveries[ae_title] = _Delivery(ae_title)
-            delivery.task = asyncio.create_task(self._deliver(delivery), name=f"event reports for {ae_title}")
-        delivery.add(report, self._max_waiting)
+    def send(self, ae_titles: Iterable[str], report: EventReport) -> None:
+        """Have a report sent, to each AE after what waits for it; to be called in the event loop."""
+        from asyncdicom.instances import encode  # noqa: PLC0415 - brings pydicom, which whoever reports has
+
+        data = encode(report.information, IMPLICIT_VR_LITTLE_ENDIAN) if report.information else b""
+        encoded = _Encoded(report.sop_instance_uid, report.event_type, data)
+        for ae_title in () if self._closed else ae_titles:
+            delivery = self._deliveries.get(ae_title)
+            if delivery is None:
+                delivery = self._deliveries[ae_title] = _Delivery(ae_title)
+                delivery.task = asyncio.create_task(self._deliver(delivery), name=f"event reports for {ae_title}")
+            delivery.add(encoded)
 
     async def close(self, drain: float = 10.0) -> None:
         """Give what waits ``drain`` seconds to be sent, then give it up. On cancellation it is given up at once."""
@@ -233,10 +241,22 @@ class EventSender:
             "calling_ae_title": self._ae_title,
             **destination.options,
         }
-        contexts = [Context(UPS_EVENT, scu=False, scp=True)]
+        contexts = [Context(UPS_EVENT, (IMPLICIT_VR_LITTLE_ENDIAN,), scu=False, scp=True)]
         async with connect(destination.host, destination.port, contexts=contexts, **options) as association:
             while await delivery.has_more():
                 await delivery.send_next(association)
+
+
+class _Encoded(NamedTuple):
+    """A report, ready to be sent."""
+
+    sop_instance_uid: str
+    event_type: int
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + _COST
 
 
 class _Delivery:
@@ -244,17 +264,19 @@ class _Delivery:
 
     def __init__(self, ae_title: str) -> None:
         self.ae_title = ae_title
-        self.waiting: deque[EventReport] = deque()
+        self.waiting: deque[_Encoded] = deque()
+        self.size = 0
         self.sent = 0
         self.task: asyncio.Task[None]
         self._more = asyncio.Event()
         self._linger = _LINGER
 
-    def add(self, report: EventReport, limit: int) -> None:
-        if len(self.waiting) >= limit:
-            self.waiting.popleft()
-            _log.warning("= %d event reports wait for %s, the oldest is given up", limit, self.ae_title)
+    def add(self, report: _Encoded) -> None:
+        self.size += report.size
         self.waiting.append(report)
+        while self.size > _MAX_WAITING:
+            self.size -= self.waiting.popleft().size
+            _log.warning("= too much waits to be reported to %s, the oldest is given up", self.ae_title)
         self._more.set()
 
     def finish(self) -> asyncio.Task[None]:
@@ -266,6 +288,7 @@ class _Delivery:
     def give_up(self, reason: str) -> None:
         _log.warning("= %d event reports for %s are given up: %s", len(self.waiting), self.ae_title, reason)
         self.waiting.clear()
+        self.size = 0
 
     async def has_more(self) -> bool:
         """Whether there is a report to be sent, or one comes soon."""
@@ -280,11 +303,12 @@ class _Delivery:
         report = self.waiting.popleft()
         try:
             response = await association.n_event_report(
-                UPS_PUSH, report.sop_instance_uid, report.event_type, report.information, context=UPS_EVENT
+                UPS_PUSH, report.sop_instance_uid, report.event_type, report.data or None, context=UPS_EVENT
             )
         except BaseException:
             self.waiting.appendleft(report)
             raise
+        self.size -= report.size
         self.sent += 1
         if response.status.is_failure:
             _log.warning("= %s answered an event report with %04XH", self.ae_title, response.status)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from asyncdicom.command import Status
 from asyncdicom.errors import StatusError
+from asyncdicom.instances import encode
+from asyncdicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PULL as UPS_PULL
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_QUERY as UPS_QUERY
@@ -67,6 +69,8 @@ _T = TypeVar("_T")
 
 DEFAULT_MAX_STEPS: Final = 10_000
 """A step of 20 attributes takes 16 KB as a pydicom data set: 160 MB."""
+_MAX_LENGTH: Final = 1 << 20
+"""Bytes of an encoded step, and of what comes with a request: enough to refer to 5,000 instances."""
 _MAX_SUBSCRIBERS: Final = 1000
 """AEs that are subscribed globally, or to one step."""
 _STEPS_AT_A_TIME: Final = 100
@@ -177,7 +181,7 @@ class UpsManager:
             "c_find": self._c_find,
         }
         self._max_steps = max_steps
-        self._sender = EventSender(resolve, ae_title, 2 * max_steps, backoff)
+        self._sender = EventSender(resolve, ae_title, backoff)
 
     async def __aenter__(self) -> Self:
         return self
@@ -210,6 +214,7 @@ class UpsManager:
         ):
             if missing:
                 raise _failure(code, missing)
+        _check_length(encode(created, IMPLICIT_VR_LITTLE_ENDIAN))
         self._make_room()
         modified = bool(created.get(_TRANSACTION_UID) or created.get(_PERFORMED))
         created.pop(_TRANSACTION_UID, None)
@@ -237,8 +242,8 @@ class UpsManager:
     def update(self, sop_instance_uid: str, modifications: Dataset) -> Status:
         """Set attributes of a step (PS3.4 CC.2.6); its Transaction UID is among them when it is IN PROGRESS.
 
-        Sequences are replaced as a whole. Raises StatusError: C300H, C301H, C307H, C310H, and 0106H for what is not
-        to be set.
+        Sequences are replaced as a whole. Raises StatusError: C300H, C301H, C307H, C310H, 0106H for what is not to be
+        set, 0213H for more than a step may have.
         """
         modifications = _read(modifications)
         step = self.steps.get(sop_instance_uid)
@@ -250,7 +255,9 @@ class UpsManager:
         fixed = [each for each in _FIXED if each in modifications and modifications.get(each) != before.get(each)]
         if fixed:
             raise _failure(0x0106, fixed)
-        step.data_set = _merged(before, modifications)
+        merged = _merged(before, modifications)
+        _check_length(encode(merged, IMPLICIT_VR_LITTLE_ENDIAN))
+        step.data_set = merged
         self.steps[sop_instance_uid] = step
         self._report_changes(step, before)
         return Status.SUCCESS
@@ -258,8 +265,10 @@ class UpsManager:
     def change_state(self, sop_instance_uid: str, state: State, transaction_uid: str) -> Status:
         """Change the state of a step (PS3.4 CC.2.1); B304H and B306H say that it is there already.
 
-        Raises StatusError: C300H to C304H, C307H, C310H.
+        Raises StatusError: C300H to C304H, C307H, C310H, and 0115H for a Transaction UID that is none.
         """
+        if transaction_uid and not _UID.fullmatch(transaction_uid):
+            raise _failure(0x0115, [_TRANSACTION_UID])
         step = self.steps.get(sop_instance_uid)
         correct = is_correct(transaction_uid, step.transaction_uid if step else "")
         cell = transition(_REQUESTED_STATES[state], self._state(sop_instance_uid), correct=correct)
@@ -356,7 +365,7 @@ class UpsManager:
             action = Action(request.action_type_id)
         except ValueError:
             raise StatusError(Status(0x0123)) from None
-        information = request.data_set or _nothing()
+        information = _data_set_of(request)
         if action is Action.CHANGE_STATE:
             return self.change_state(uid, _state_of(information), str(information.get(_TRANSACTION_UID) or ""))
         if action is Action.REQUEST_CANCEL:
@@ -455,8 +464,7 @@ class UpsManager:
                 self._report(event_type, step)
 
     def _send(self, ae_titles: Iterable[str], report: EventReport) -> None:
-        for ae_title in ae_titles:
-            self._sender.send(ae_title, report)
+        self._sender.send(ae_titles, report)
 
 
 # Answers
@@ -495,8 +503,14 @@ _REQUESTED: Final = (
 
 
 def _data_set_of(request: AnyRequest) -> Dataset:
+    _check_length(request.data)
     data_set: Dataset | None = request.data_set
     return _nothing() if data_set is None else data_set
+
+
+def _check_length(data: bytes) -> None:
+    if len(data) > _MAX_LENGTH:
+        raise StatusError(Status(Status.RESOURCE_LIMITATION, f"a step may have {_MAX_LENGTH} bytes, got {len(data)}"))
 
 
 def _required(information: Dataset, keyword: str) -> str:
