@@ -582,6 +582,7 @@ async def test_the_lock_is_never_given_out():
     async with worklist(UpsManager()) as client:
         await client.create(scheduled(), UID)
         await client.change_state(UID, State.IN_PROGRESS, LOCK)
+        await client.update(UID, modifications(LOCK))
         answers = [await client.get(UID), await client.get(UID, ["TransactionUID", "ProcedureStepState"])]
         answers += [each async for each in client.find(data_set(TransactionUID="", ProcedureStepState=""))]
         answers += [each async for each in client.find(data_set(TransactionUID=WRONG_LOCK, SOPInstanceUID=""))]
@@ -846,7 +847,10 @@ async def test_closing_a_manager_sends_what_waits_and_leaves_no_task_behind():
         client.manager.subscribe("WATCHER")
         for number in range(20):
             client.manager.create(scheduled(), f"1.2.{number}")
-        await client.manager.close()
+        delivery = client.manager._sender._deliveries["WATCHER"]
+        async with asyncio.timeout(4):  # less than an idle association is kept
+            await client.manager.close()
+        assert (delivery.size, delivery.task.done()) == (0, True)
         reports = [await anext(events) for _ in range(20)]
         client.manager.create(scheduled(), UID)
         assert client.manager._sender._deliveries == {}

@@ -294,7 +294,6 @@ class UpsManager:
         answer = _answer(cell.status)
         step = self._step(sop_instance_uid)
         if cell.states:
-            step.data_set = copy.deepcopy(step.data_set)
             _explain_cancellation(step.data_set, information)
             self._enter(step, cell.states)
         elif cell.reports_cancel_request:
