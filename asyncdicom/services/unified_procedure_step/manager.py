@@ -133,7 +133,7 @@ class GlobalSubscriber(NamedTuple):
 
 
 class UpsManager:
-    """A service that keeps Unified Procedure Steps; for ``serve(services=[...])``, on one event loop.
+    """A service that keeps Unified Procedure Steps; for ``serve(services=[...])`` in one process, without ``workers``.
 
     Steps are created, performed, watched and queried over the network, and by the program itself with the methods of
     the same meaning, which raise StatusError where the network is answered a failure.
