@@ -25,6 +25,7 @@ TOOLS: Final = {
     "getscu": "retrieve instances on the association that asks for them (C-GET)",
     "movescu": "have a peer send instances to another, or to this tool (C-MOVE)",
     "printscu": "print images on films, or show a printer's status (print management)",
+    "upsscu": "create, perform, look up and watch unified procedure steps",
     "demo": "send real and large files to a server of its own, and compare what arrives",
     "wlmscu": "ask for a modality's worklist (C-FIND)",
     "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
