@@ -8,34 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import inspect
 import logging
 import math
 import os
-from collections import deque
 from dataclasses import dataclass
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from .command import Command, CommandField, Priority, Status
-from .dimse import (
-    CommandReceived,
-    MessageReader,
-    data_head,
-    encode_command,
-    encode_response,
-    encode_store,
-    fragment_size,
-    response_to,
-)
+from .command import Category, Command, CommandField, Priority, Status
+from .dimse import CommandReceived, MessageReader, data_head, encode_command, encode_store, fragment_size
 from .errors import (
     AssociationAborted,
     AssociationError,
     AssociationLost,
     AssociationReleased,
     AssociationTimeout,
-    DataSetError,
     FileFormatError,
     LocalProtocolError,
     NoAcceptedContext,
@@ -43,33 +29,32 @@ from .errors import (
 )
 from .file_sender import FileSender
 from .instances import Instance, convert, describe_data_set, encode, read_instance
-from .pdu import Abort
-from .receive_buffer import MAX_HELD
-from .requests import CStoreRequest
+from .operations import MAX_RESPONSE_LENGTH, Operation, Response, Responses
+from .pdu import Abort, AsyncOperationsWindow, check_ae_title
+from .performer import MAX_WAITING_REQUESTS, Performer, encoded
+from .requests import Handlers
 from .transport import Connection
-from .uids import VERIFICATION, name_of
+from .uids import CONTEXTS_FOR, VERIFICATION, name_of
 from .upper_layer import Indication, State, UpperLayer
-from .wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from pydicom import Dataset
 
-    from .data_set import IncomingDataSet
     from .dimse import DataReceived
     from .pdu import UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
-    from .requests import CStoreHandler
+    from .requests import Request
     from .upper_layer import Indicated
 
 __all__ = ["Association", "Timeouts"]
 
 _log = logging.getLogger("asyncdicom")
 
-_MAX_WAITING_REQUESTS = 1024
-"""Requests of a peer that does not wait for answers; their data sets are bounded by the memory that they hold."""
+_MAX_QUEUED = 1 << 20
+"""Bytes of responses that nobody has taken, from which on nothing is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +74,13 @@ class Timeouts:
 class Association:
     """One association, on either side. Made by :func:`asyncdicom.connect` and by a server; not by hand.
 
-    Requests may be made by several tasks at once; they are sent one after the other, as no asynchronous operations
-    window was negotiated. Once the association is over, every method that needs it raises the same
-    :class:`~asyncdicom.errors.AssociationError`, which says why.
+    Requests may be made by several tasks at once: as many are in flight as the asynchronous operations window has
+    (PS3.7 D.3.3.3), one if none was negotiated, and the others wait their turn. Once the association is over, every
+    method that needs it raises the same :class:`~asyncdicom.errors.AssociationError`, which says why.
+
+    A data set of a request is a pydicom ``Dataset``, or bytes in the transfer syntax of the presentation context.
+    ``context`` is the abstract syntax of the presentation context to use, where it is not the SOP class: by default it
+    is, or a meta SOP class to which it belongs (:data:`~asyncdicom.uids.CONTEXTS_FOR`).
     """
 
     def __init__(
@@ -100,9 +89,9 @@ class Association:
         timeouts: Timeouts,
         *,
         max_send_pdu_length: int,
-        c_store: CStoreHandler | None = None,
+        handlers: Handlers = Handlers(),
         on_associate: Callable[[Association, Indicated], None],
-        on_handled: Callable[[CStoreRequest, Status | None], None] | None = None,
+        on_handled: Callable[[Request, Status | None], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
@@ -116,14 +105,15 @@ class Association:
         """The accepted presentation contexts by ID."""
         self.peer_information: UserInformation | None = None
         """What the peer said of itself when the association was negotiated."""
+        self.window = AsyncOperationsWindow(1, 1)
+        """How many operations this side may have in flight, and how many it performs at once; 0 for any number."""
+        self.extended: dict[str, bytes] = {}
+        """SOP class extended negotiation: what the acceptor has answered, by SOP class UID (PS3.7 D.3.3.5)."""
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
         self._fragment_size = 0
-        self._c_store = c_store
         self._on_associate = on_associate
-        self._on_handled = on_handled
-        """Told of each request that a handler had, and of the status that it was answered with."""
         self._on_end = on_end
         self._on_close = on_close
         self._reader = MessageReader(self.contexts)
@@ -136,32 +126,23 @@ class Association:
         self._closed: asyncio.Future[None] = loop.create_future()
         # This side's requests
         self._message_id = 0
-        self._operation = asyncio.Lock()
-        """Held from a request to its response: the window is one."""
+        self._operations: dict[int, Operation] = {}
+        """In flight, by Message ID."""
+        self._places = asyncio.Semaphore(1)
+        """For operations."""
+        self._queued = 0
+        """Bytes of responses that nobody has taken."""
+        self._incoming_response: tuple[Operation | None, Command, PresentationContext] | None = None
+        """The response whose data set is being received."""
+        self._response_data = bytearray()
         self._sending = asyncio.Lock()
         """Held while a message goes out: messages do not interleave."""
         self._deferred: list[bytes] = []
-        """Responses that wait for the message that is going out."""
-        self._response: Wakeup[Command] | None = None
-        self._request: Command | None = None
-        self._response_due: float | None = None
+        """Messages that wait for the one that is going out."""
         self._file_sender: FileSender | None = None
-        # The peer's requests
-        self._incoming: IncomingDataSet | None = None
-        """Of the message that is being received; None when its data set is of no interest."""
-        self._refusal: tuple[int, Command, Status] | None = None
-        """What to answer when the message that is being received has ended."""
-        self._waiting: deque[CStoreRequest] = deque()
-        self._handler: asyncio.Task[None] | None = None
-        """The task in which handlers run, one after the other, from the first request on."""
-        self._is_handling = False
-        self._next_request: Wakeup[None] | None = None
-        """For which the handlers' task waits."""
-        self._has_resumed = False
-        """Whether the handlers' task has gone on within the read that is being handled."""
-        self._handled: asyncio.Future[None] | None = None
-        """For whoever waits until no handler runs."""
-        self._held = 0
+        self._performer = Performer(self, handlers, on_handled)
+        self._silence: asyncio.Future[None] | None = None
+        """For whoever waits until nothing is in flight."""
         self._release_requested = False
         self._release_due: float | None = None
         self._last_message = self.connection.now()
@@ -189,10 +170,8 @@ class Association:
         the answer is awaited aborts the association.
         """
         context = self._context_for(VERIFICATION)
-        request = Command(
-            CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION, message_id=self._next_message_id()
-        )
-        return await self._perform(context, request, lambda: self._send_command(context.id, request))
+        response = await self._request(context, CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
+        return response.status
 
     async def c_store(
         self,
@@ -226,14 +205,163 @@ class Association:
             CommandField.C_STORE_RQ,
             has_data_set=True,
             affected_sop_class_uid=instance.sop_class_uid,
-            message_id=self._next_message_id(),
             priority=priority,
             affected_sop_instance_uid=instance.sop_instance_uid,
             move_originator_application_entity_title=move_originator_ae_title,
             move_originator_message_id=move_originator_message_id,
         )
-        return await self._perform(
+        response = await self._perform(
             context, request, lambda: self._send_instance(context.id, request, instance), upcoming
+        )
+        return response.status
+
+    def c_find(
+        self,
+        identifier: Dataset | bytes,
+        *,
+        model: str,
+        priority: Priority = Priority.MEDIUM,
+        context: str | None = None,
+    ) -> Responses:
+        """Query (C-FIND, PS3.7 9.1.2): an asynchronous iterator; each response has a match as its ``data_set``.
+
+        ``model`` is the SOP class UID of the information model. Raises NoAcceptedContext.
+        """
+        return self._several(CommandField.C_FIND_RQ, identifier, model, context, priority=priority)
+
+    def c_get(
+        self,
+        identifier: Dataset | bytes,
+        *,
+        model: str,
+        priority: Priority = Priority.MEDIUM,
+        context: str | None = None,
+    ) -> Responses:
+        """Retrieve over this association (C-GET, PS3.7 9.1.3): an asynchronous iterator that tells how far it is.
+
+        The instances go to the C-STORE handler that :func:`~asyncdicom.connect` was given, on presentation contexts of
+        their SOP classes for which this side proposed the SCP role. Raises NoAcceptedContext.
+        """
+        return self._several(CommandField.C_GET_RQ, identifier, model, context, priority=priority)
+
+    def c_move(
+        self,
+        identifier: Dataset | bytes,
+        destination: str,
+        *,
+        model: str,
+        priority: Priority = Priority.MEDIUM,
+        context: str | None = None,
+    ) -> Responses:
+        """Have instances sent to the AE ``destination`` (C-MOVE, PS3.7 9.1.4); an iterator as of :meth:`c_get`.
+
+        Which address that AE has, the peer must know. Raises NoAcceptedContext.
+        """
+        move_destination = check_ae_title(destination)
+        return self._several(
+            CommandField.C_MOVE_RQ, identifier, model, context, priority=priority, move_destination=move_destination
+        )
+
+    async def n_event_report(
+        self,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        event_type_id: int,
+        information: Dataset | bytes | None = None,
+        *,
+        context: str | None = None,
+    ) -> Response:
+        """Tell the SCU of an event (N-EVENT-REPORT, PS3.7 10.1.1); this side has to be the SCP.
+
+        Raises NoAcceptedContext and AssociationError, as the other ``n_`` methods do; a failure status is a value.
+        Cancellation while the response is awaited aborts the association.
+        """
+        return await self._request(
+            self._context_for(sop_class_uid, context, scp=True),
+            CommandField.N_EVENT_REPORT_RQ,
+            information,
+            affected_sop_class_uid=sop_class_uid,
+            affected_sop_instance_uid=sop_instance_uid,
+            event_type_id=event_type_id,
+        )
+
+    async def n_get(
+        self,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        attributes: Iterable[int] = (),
+        *,
+        context: str | None = None,
+    ) -> Response:
+        """Ask for attributes of an instance, by their tags; for all without (N-GET, PS3.7 10.1.2)."""
+        return await self._request(
+            self._context_for(sop_class_uid, context),
+            CommandField.N_GET_RQ,
+            requested_sop_class_uid=sop_class_uid,
+            requested_sop_instance_uid=sop_instance_uid,
+            attribute_identifier_list=tuple(map(int, attributes)) or None,
+        )
+
+    async def n_set(
+        self,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        modifications: Dataset | bytes,
+        *,
+        context: str | None = None,
+    ) -> Response:
+        """Change attributes of an instance (N-SET, PS3.7 10.1.3)."""
+        return await self._request(
+            self._context_for(sop_class_uid, context),
+            CommandField.N_SET_RQ,
+            modifications,
+            requested_sop_class_uid=sop_class_uid,
+            requested_sop_instance_uid=sop_instance_uid,
+        )
+
+    async def n_action(
+        self,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        action_type_id: int,
+        information: Dataset | bytes | None = None,
+        *,
+        context: str | None = None,
+    ) -> Response:
+        """Have something done (N-ACTION, PS3.7 10.1.4)."""
+        return await self._request(
+            self._context_for(sop_class_uid, context),
+            CommandField.N_ACTION_RQ,
+            information,
+            requested_sop_class_uid=sop_class_uid,
+            requested_sop_instance_uid=sop_instance_uid,
+            action_type_id=action_type_id,
+        )
+
+    async def n_create(
+        self,
+        sop_class_uid: str,
+        attributes: Dataset | bytes | None = None,
+        sop_instance_uid: str | None = None,
+        *,
+        context: str | None = None,
+    ) -> Response:
+        """Make an instance (N-CREATE, PS3.7 10.1.5); without a UID the peer chooses one, which the response has."""
+        return await self._request(
+            self._context_for(sop_class_uid, context),
+            CommandField.N_CREATE_RQ,
+            attributes,
+            affected_sop_class_uid=sop_class_uid,
+            affected_sop_instance_uid=sop_instance_uid,
+        )
+
+    async def n_delete(self, sop_class_uid: str, sop_instance_uid: str, *, context: str | None = None) -> Response:
+        """Delete an instance (N-DELETE, PS3.7 10.1.6)."""
+        return await self._request(
+            self._context_for(sop_class_uid, context),
+            CommandField.N_DELETE_RQ,
+            requested_sop_class_uid=sop_class_uid,
+            requested_sop_instance_uid=sop_instance_uid,
         )
 
     async def release(self) -> None:
@@ -242,25 +370,24 @@ class Association:
         Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
         timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
-        async with self._operation:
-            while (self._is_handling or self._waiting) and self._handler is not asyncio.current_task():
-                if self._handled is None:
-                    self._handled = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._handled)
-            if self._ended is not None or not self._is_established:
-                return
-            try:
-                async with asyncio.timeout(_finite(self.timeouts.acse)):
-                    self._request_release()
-                    await self._wait_closed()
-            except TimeoutError:
-                await self.abort()
-                raise AssociationTimeout(f"no answer to the release for {self.timeouts.acse:g} s") from None
-            except asyncio.CancelledError:
-                self._abort_now()
-                raise
-            if isinstance(self._ended, AssociationAborted):
-                raise _again(self._ended)
+        while (self._operations or self._performer.is_busy) and not self._performer.is_current():
+            if self._silence is None:
+                self._silence = self._loop.create_future()
+            await asyncio.shield(self._silence)
+        if self._ended is not None or not self._is_established:
+            return
+        try:
+            async with asyncio.timeout(_finite(self.timeouts.acse)):
+                self._request_release()
+                await self._wait_closed()
+        except TimeoutError:
+            await self.abort()
+            raise AssociationTimeout(f"no answer to the release for {self.timeouts.acse:g} s") from None
+        except asyncio.CancelledError:
+            self._abort_now()
+            raise
+        if isinstance(self._ended, AssociationAborted):
+            raise _again(self._ended)
 
     async def abort(self) -> None:
         """Abort the association (A-ABORT, PS3.8 7.3): what is in flight fails. Waits until the connection is closed.
@@ -287,14 +414,23 @@ class Association:
     # Requests of this side
 
     def _next_message_id(self) -> int:
-        self._message_id = self._message_id % 0xFFFF + 1
-        return self._message_id
+        while True:
+            self._message_id = self._message_id % 0xFFFF + 1
+            if self._message_id not in self._operations:
+                return self._message_id
 
-    def _context_for(self, sop_class_uid: str) -> PresentationContext:
+    def _context_for(
+        self, sop_class_uid: str, abstract_syntax: str | None = None, *, scp: bool = False
+    ) -> PresentationContext:
         self._check_established()
-        if contexts := self.accepted(sop_class_uid):
-            return contexts[0]
-        raise NoAcceptedContext(f"the association has no accepted presentation context for {name_of(sop_class_uid)}")
+        wanted = (abstract_syntax,) if abstract_syntax else (sop_class_uid, *CONTEXTS_FOR.get(sop_class_uid, ()))
+        for uid in wanted:
+            for context in self.contexts.values():
+                if context.abstract_syntax == uid and (context.scp if scp else context.scu):
+                    return context
+        role = " in which this side is the SCP" if scp else ""
+        what = name_of(abstract_syntax or sop_class_uid)
+        raise NoAcceptedContext(f"the association has no accepted presentation context for {what}{role}")
 
     def _check_established(self) -> None:
         if self._ended is not None:
@@ -333,43 +469,173 @@ class Association:
             syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
         return accepted[syntax], Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
 
+    async def _request(
+        self,
+        context: PresentationContext,
+        field: CommandField,
+        data_set: Dataset | bytes | None = None,
+        **elements: object,
+    ) -> Response:
+        """A request that has one response."""
+        data = encoded(data_set, context)
+        request = Command(field, has_data_set=bool(data), **elements)
+        return await self._perform(context, request, lambda: self._send_data(context.id, request, data))
+
+    def _several(
+        self,
+        field: CommandField,
+        identifier: Dataset | bytes,
+        model: str,
+        abstract_syntax: str | None,
+        **elements: object,
+    ) -> Responses:
+        """A request that has several responses."""
+        context = self._context_for(model, abstract_syntax)
+        if not (data := encoded(identifier, context)):
+            raise LocalProtocolError("an identifier without a key cannot be sent")
+        request = Command(field, has_data_set=True, affected_sop_class_uid=model, **elements)
+
+        async def begin() -> Operation:
+            return await self._begin(
+                context, request, lambda: self._send_data(context.id, request, data), has_several=True
+            )
+
+        return Responses(self, begin)
+
     async def _perform(
         self,
         context: PresentationContext,
         request: Command,
         send: Callable[[], Coroutine[None, None, None]],
         upcoming: Instance | None = None,
-    ) -> Status:
-        """Send a request and wait for its response, one at a time."""
-        async with self._operation:
-            self._check_established()
-            self._response = Wakeup(self._loop)
-            self._request = request
-            writes = self.connection.writes
-            try:
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug("> %s on context %d", request, context.id)
-                async with self._sending:
-                    await send()
-                self._send_deferred()
-                self._response_due = self.connection.now() + self.timeouts.dimse
-                self.connection.wake_at(self._response_due)
-                if upcoming is not None:
-                    self._prepare(upcoming)
-                response = await self._response
-            except BaseException as error:
-                if self._ended is not None and isinstance(error, (AssociationError, LocalProtocolError)):
-                    raise _again(self._ended) from None  # why it ended says more than that it did
-                if self.connection.writes != writes:
-                    # A message that was cut off cannot be taken back; a late response must not meet another request.
-                    self._abort_now(error if isinstance(error, AssociationError) else None)
-                raise
-            finally:
-                self._response = self._request = self._response_due = None
-            return _status_of(response)
+    ) -> Response:
+        """Send a request, and wait for its only response."""
+        operation = await self._begin(context, request, send)
+        try:
+            if upcoming is not None:
+                self._prepare(upcoming)
+            return await operation.next()
+        except BaseException as error:
+            # A late response must not meet another request.
+            raise self._cut_short(operation, error) from None
 
-    async def _send_command(self, context_id: int, command: Command) -> None:
-        self.connection.write(encode_command(context_id, command, self._fragment_size))
+    async def _begin(
+        self,
+        context: PresentationContext,
+        request: Command,
+        send: Callable[[], Coroutine[None, None, None]],
+        *,
+        has_several: bool = False,
+    ) -> Operation:
+        """Wait for a place in the window, and send a request."""
+        operation = Operation(context, request, self._loop, self._queued_changed, has_several=has_several)
+        if self._places.locked():
+            self._check_own_loop()
+        await self._places.acquire()
+        request.message_id = self._next_message_id()
+        self._operations[request.message_id] = operation
+        writes = self.connection.writes
+        try:
+            self._check_established()
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("> %s on context %d", request, context.id)
+            await self._send(send)
+        except BaseException as error:
+            if self.connection.writes != writes or self._ended is not None:
+                raise self._cut_short(operation, error) from None  # a message that was cut off cannot be taken back
+            self._finish(operation)
+            raise
+        operation.due = self.connection.now() + self.timeouts.dimse
+        self.connection.wake_at(operation.due)
+        return operation
+
+    def _check_own_loop(self) -> None:
+        """A task that goes through responses would wait for itself if it waited for their place in the window."""
+        task = asyncio.current_task(self._loop)
+        for operation in self._operations.values():
+            if operation.owner is task and not operation.is_abandoned:
+                name = operation.request.message.name[:-3]
+                raise LocalProtocolError(
+                    f"this task is in the midst of a {name} on this association, whose window is full: "
+                    "end it first (aclose), or use another association"
+                )
+
+    def _cut_short(self, operation: Operation, error: BaseException) -> BaseException:
+        """An operation has failed in the midst; returns what to raise: why the association ended says more."""
+        if self._ended is None:
+            self._abort_now(error if isinstance(error, AssociationError) else None)
+        elif isinstance(error, (AssociationError, LocalProtocolError)):
+            error = _again(self._ended)
+        self._finish(operation)
+        return error
+
+    def _finish(self, operation: Operation) -> None:
+        """An operation is over, and its place is free."""
+        if self._is_in_flight(operation):
+            del self._operations[operation.request.message_id or 0]
+            self._places.release()
+            operation.finish()
+            self._quiet()
+
+    def _is_in_flight(self, operation: Operation) -> bool:
+        return self._operations.get(operation.request.message_id or 0) is operation
+
+    def _abandon(self, operation: Operation) -> None:
+        """Nobody wants the responses that are still to come: C-CANCEL, and drop them (PS3.7 9.3.2.3)."""
+        if self._is_in_flight(operation) and not operation.is_abandoned:
+            operation.abandon()
+            operation.due = self.connection.now() + self.timeouts.dimse
+            self.connection.wake_at(operation.due)
+            cancel = Command(
+                CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id
+            )
+            _log.debug("> %s", cancel)
+            self._write_between_messages(encode_command(operation.context.id, cancel, self._fragment_size))
+
+    def _queued_changed(self, by: int) -> None:
+        self._queued += by
+        if self._queued >= _MAX_QUEUED:
+            self.connection.pause_reading("responses")
+        elif self._queued < _MAX_QUEUED // 2:
+            self.connection.resume_reading("responses")
+
+    # Sending
+
+    async def _send(self, send: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Send one message, and what waits for its end."""
+        async with self._sending:
+            await send()
+        deferred, self._deferred = self._deferred, []
+        for data in deferred:
+            self._write_message(data)
+
+    async def _send_message(self, context_id: int, command: Command, data: bytes) -> None:
+        """A message of the peer's operation."""
+        await self._send(lambda: self._send_data(context_id, command, data))
+
+    def _write_between_messages(self, data: bytes) -> bool:
+        """Send a small message at once or after the one that is going out; returns whether that can be."""
+        if self._sending.locked():
+            self._deferred.append(data)
+            if len(self._deferred) > MAX_WAITING_REQUESTS:
+                raise ProtocolError(f"{MAX_WAITING_REQUESTS} requests came while one message was sent")
+            return True
+        return self._write_message(data)
+
+    def _write_message(self, data: bytes) -> bool:
+        if self._upper_layer.state not in _MAY_RESPOND:
+            return False
+        self.connection.write(data)
+        return True
+
+    async def _send_data(self, context_id: int, command: Command, data: bytes | memoryview) -> None:
+        head = encode_command(context_id, command, self._fragment_size)
+        if data:
+            await self._send_pieces(context_id, head, memoryview(data).cast("B"))
+        elif self._upper_layer.state is State.STA6:
+            self.connection.write(head)
+        else:
+            await self.connection.write_and_drain((head,), self.timeouts.dimse)
 
     async def _send_instance(self, context_id: int, command: Command, instance: Instance) -> None:
         head = encode_store(context_id, command, self._fragment_size)
@@ -378,7 +644,10 @@ class Association:
                 self._file_sender = FileSender(self.connection, self._fragment_size)
             await self._file_sender.send(context_id, head, instance, self.timeouts.dimse)
             return
-        data = memoryview(instance.data).cast("B")
+        await self._send_pieces(context_id, head, memoryview(instance.data).cast("B"))
+
+    async def _send_pieces(self, context_id: int, head: bytes, data: memoryview) -> None:
+        """Send the PDUs of a command, and a data set behind it."""
         if len(data) % 2:
             data = memoryview(bytes(data) + b"\0")  # fragments are of even length; only a deflated data set may be odd
         pieces: list[memoryview | bytes] = [head]
@@ -426,9 +695,19 @@ class Association:
 
     # What the network brings (ConnectionUser)
 
-    def established(self, peer: UserInformation, contexts: dict[int, PresentationContext]) -> None:
+    def established(
+        self,
+        peer: UserInformation,
+        contexts: dict[int, PresentationContext],
+        window: AsyncOperationsWindow,
+        extended: dict[str, bytes],
+    ) -> None:
         """The negotiation has succeeded; raises LocalProtocolError if the peer's maximum length leaves no room."""
         self.peer_information = peer
+        self.window = window
+        self._places = asyncio.Semaphore(window.invoked or _UNLIMITED)
+        self._performer.window = min(window.performed or MAX_WAITING_REQUESTS, MAX_WAITING_REQUESTS)
+        self.extended.update(extended)
         self.contexts.update(contexts)
         self._fragment_size = fragment_size(peer.maximum_length, self._max_send_pdu_length)
         self._is_established = True
@@ -439,7 +718,8 @@ class Association:
 
     def fragments_received(self, fragments: list[Fragment], now: float) -> None:
         """P-DATA has come."""
-        self._has_resumed = False
+        performer = self._performer
+        performer.has_resumed = False
         for received in self._reader.receive(fragments):
             if self._ended is not None:  # also by a handler that has gone on
                 return
@@ -448,10 +728,11 @@ class Association:
                 self._command_received(received.context, received.command)
             elif isinstance(received, ProtocolError):
                 raise received
+            elif self._incoming_response is None:
+                performer.data_received(received)
             else:
-                self._data_received(received)
-        if self._waiting:
-            self._start_handler()
+                self._response_data_received(received)
+        performer.start()
 
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
@@ -467,7 +748,8 @@ class Association:
             self._release_requested = True
             self._release_due = self.connection.now() + self.timeouts.acse
             self.connection.wake_at(self._release_due)
-            self._answer_release_if_done()
+            self._performer.cancel_all()
+            self._quiet()
         elif what is Indication.RELEASE_COLLISION:
             # PS3.8 9.2.2: the requestor of the association answers first, the acceptor after it was answered.
             if self._upper_layer.state is State.STA9:
@@ -514,18 +796,17 @@ class Association:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
         elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
-        if self._response_due is not None and self._request is not None:
-            yield self._response_due, f"no response to {self._request.message.name} for {dimse:g} s"
+        if self._operations and not connection.is_reading_paused:
+            for operation in self._operations.values():
+                due = max(operation.due, connection.reading_since + dimse)
+                yield due, f"no response to {operation.request.message.name} for {dimse:g} s"
         if self._release_due is not None:
             yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         self._end(AssociationLost(f"the connection was lost{f': {error}' if error else ''}"))
-        if self._handler is not None:
-            self._handler.add_done_callback(lambda _: self._close())  # a handler is given time to clean up
-        else:
-            self._close()
+        self._performer.when_done(self._close)
 
     def _close(self) -> None:
         if not self._closed.done():
@@ -536,216 +817,88 @@ class Association:
     # Helpers of these
 
     def _command_received(self, context: PresentationContext, command: Command) -> None:
-        self._incoming = self._refusal = None
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("< %s on context %d", command, context.id)
         if command.message.is_response:
-            self._response_received(command)
+            self._response_received(context, command)
         elif command.message.field is CommandField.C_CANCEL_RQ:
-            pass  # nothing that could be cancelled is offered, and one that is late has no effect (PS3.7 9.3.2.3)
-        elif command.message_id is None:
-            raise ProtocolError(f"{command.message.name} without a Message ID cannot be answered")
+            self._performer.cancel(command.message_id_being_responded_to)
         else:
-            self._request_received(context, command)
+            self._performer.request_received(context, command)
+            if self._operations and command.message.field is CommandField.C_STORE_RQ:
+                self._suboperation_received()
 
-    def _request_received(self, context: PresentationContext, command: Command) -> None:
-        status = self._judge(context, command)
-        if status is None:
-            request = CStoreRequest(self, context, command)
-            self._incoming = request.data_set
-            if len(self._waiting) >= _MAX_WAITING_REQUESTS:
-                raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests are waiting, one at a time was negotiated")
-            self._waiting.append(request)
-            return
-        if command.has_data_set:  # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read
-            self._refusal = context.id, command, status
-        else:
-            self._respond(context.id, command, status)
-
-    def _judge(self, context: PresentationContext, command: Command) -> Status | None:
-        """The status that answers a request at once, None for a C-STORE that a handler shall have."""
-        field = command.message.field
-        if field is CommandField.C_ECHO_RQ:
-            return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
-        if field is not CommandField.C_STORE_RQ or self._c_store is None or not context.scp:
-            return Status.UNRECOGNIZED_OPERATION
-        if command.affected_sop_class_uid != context.abstract_syntax:
-            return Status.SOP_CLASS_NOT_SUPPORTED  # else what was refused could come on another context
-        if not command.affected_sop_instance_uid:
-            return Status.INVALID_SOP_INSTANCE
-        if not command.has_data_set:
-            return Status(Status.CANNOT_UNDERSTAND, "no data set")
-        return None
-
-    def _response_received(self, command: Command) -> None:
+    def _response_received(self, context: PresentationContext, command: Command) -> None:
         if command.status is None:
             raise ProtocolError(f"{command.message.name} without a Status")
-        request, waiting = self._request, self._response
-        if request is None or waiting is None or waiting.is_done:
-            _log.warning("< %s, but no request waits for a response; ignored", command)
+        operation = self._operations.get(command.message_id_being_responded_to or 0)
+        if operation is None:
+            operation = self._operation_meant(command)
+        elif command.message.field != operation.request.message.field | 0x8000:
+            message = operation.request.message.name
+            raise ProtocolError(f"{command.message.name} where the response to {message} was expected")
+        if command.has_data_set:
+            self._incoming_response = operation, command, context
+            self._response_data.clear()
+        elif operation is not None:
+            self._answered(operation, Response(command, context))
+
+    def _suboperation_received(self) -> None:
+        """A C-GET goes on, also when its performer does not say so in a response."""
+        for operation in self._operations.values():
+            if operation.request.message.field is CommandField.C_GET_RQ:
+                operation.due = self.connection.now() + self.timeouts.dimse
+
+    def _operation_meant(self, command: Command) -> Operation | None:
+        """What a response with an unknown Message ID answers."""
+        # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
+        if len(self._operations) == 1 and command.message.field is CommandField.C_ECHO_RSP:
+            (operation,) = self._operations.values()
+            if operation.request.message.field is CommandField.C_ECHO_RQ:
+                _log.warning("< %s, but message %s waits; taken", command, operation.request.message_id)
+                return operation
+        _log.warning("< %s, but no request waits for it; ignored", command)
+        return None
+
+    def _response_data_received(self, received: DataReceived) -> None:
+        assert self._incoming_response is not None
+        operation, command, context = self._incoming_response
+        if operation is not None and not operation.is_abandoned:
+            for view in received.views:
+                self._response_data += view
+            if len(self._response_data) > MAX_RESPONSE_LENGTH:
+                raise ProtocolError(f"the data set of {command.message.name} exceeds {MAX_RESPONSE_LENGTH} bytes")
+        if received.is_last:
+            self._incoming_response = None
+            if operation is not None:
+                self._answered(operation, Response(command, context, bytes(self._response_data)))
+            self._response_data.clear()
+
+    def _answered(self, operation: Operation, response: Response) -> None:
+        if not self._is_in_flight(operation):
             return
-        if command.message.field != request.message.field | 0x8000:
-            raise ProtocolError(f"{command.message.name} where the response to {request.message.name} was expected")
-        if command.message_id_being_responded_to != request.message_id:
-            # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
-            taken = request.message.field is CommandField.C_ECHO_RQ
-            _log.warning("< %s, but message %s waits; %s", command, request.message_id, "taken" if taken else "ignored")
-            if not taken:
-                return
-        waiting.set_result(command)
-
-    def _data_received(self, received: DataReceived) -> None:
-        if (incoming := self._incoming) is not None:
-            incoming.feed(received.views, is_last=received.is_last)
-            if self._waiting:
-                self._start_handler()
-            incoming.settle()
-            if received.is_last:
-                self._incoming = None  # it is whole, whatever becomes of the association
-        if received.is_last and self._refusal is not None:
-            refusal, self._refusal = self._refusal, None
-            self._respond(*refusal)
-
-    def _start_handler(self) -> None:
-        if self._handler is None:
-            # Not by create_task: a task factory that begins at once would begin before it is known.
-            self._handler = asyncio.Task(self._handle_requests(), loop=self._loop)
-        elif self._next_request is not None:
-            waiter, self._next_request = self._next_request, None
-            # At once for one request in each read: who sends many without waiting must not keep the loop from others.
-            waiter.set_result(None, at_once=not self._has_resumed)
-            self._has_resumed = True
-
-    async def _handle_requests(self) -> None:
-        """Run the handler for one request after the other; it waits for the next where a task for each would begin."""
-        try:
-            while self._ended is None:
-                if not self._waiting:
-                    self._handlers_done()
-                    self._next_request = Wakeup(self._loop)
-                    await self._next_request
-                    continue
-                request = self._waiting.popleft()
-                self._is_handling = True
-                answered = None
-                try:
-                    answered = await self._handle(request)
-                except (asyncio.CancelledError, AssociationError):
-                    if self._ended is None:
-                        _log.warning("= aborting %r: its handler was cancelled", self)
-                    self._abort_now()
-                except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
-                    _log.exception("answering a request of %r failed", request.calling_ae_title)
-                    self._abort_now()
-                finally:
-                    request.data_set.close()
-                    self._is_handling = False
-                    if self._on_handled is not None:
-                        self._on_handled(request, answered)
-                    del request  # which holds on to whatever its handler's exception has seen
-                if self._waiting:
-                    await asyncio.sleep(0)
-        finally:
-            self._handler = None
-            if self._waiting and self._ended is None:
-                self._start_handler()  # only this task was cancelled, by a stranger
-            else:
-                self._handlers_done()
-
-    def _handlers_done(self) -> None:
-        self._answer_release_if_done()
-        if self._handled is not None:
-            self._handled.set_result(None)
-            self._handled = None
-
-    async def _handle(self, request: CStoreRequest) -> Status | None:
-        """Call the handler, and answer; returns with what, None if the association has ended."""
-        assert self._c_store is not None
-        try:
-            answer = self._c_store(request)
-            if type(answer) is not CoroutineType and not inspect.isawaitable(answer):
-                raise TypeError("the C-STORE handler must be a coroutine function (async def)")
-            status = await answer
-            if not isinstance(status, Status):
-                status = _as_status(status)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
-            status = self._status_for(request, error)
-        if not request.data_set.is_complete:
-            await request.data_set.drop()
-        if self._ended is not None or not self._respond(request.context.id, request.command, status):
-            return None
-        self._last_message = self.connection.now()
-        return status
-
-    def _status_for(self, request: CStoreRequest, error: Exception) -> Status:
-        """What a handler's exception is answered with; raises it again when it is that the association is over."""
-        if isinstance(error, AssociationError) and self._ended is not None:
-            raise error
-        if isinstance(error, DataSetError):
-            _log.warning("an instance from %r was refused: %s", request.calling_ae_title, error)
-            return Status(Status.CANNOT_UNDERSTAND, "the data set cannot be read")
-        _log.error("the C-STORE handler failed on an instance from %r", request.calling_ae_title, exc_info=error)
-        if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
-            return Status(Status.OUT_OF_RESOURCES, "no space left to store it")
-        return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
-
-    def _respond(self, context_id: int, request: Command, status: Status) -> bool:
-        """Answer a request of the peer, at once or after the message that is going out; returns whether that can be."""
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("> %s of message %s: %s", request.message.name, request.message_id, status)
-        if status.error_comment or status.offending_element:
-            more = {
-                "offending_element": status.offending_element or None,
-                "error_comment": status.error_comment or None,
-            }
-            data = encode_command(context_id, response_to(request, status, **more), self._fragment_size)
+        status = response.command.status or 0
+        if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
+            operation.due = self.connection.now() + self.timeouts.dimse
         else:
-            data = encode_response(context_id, request, status, self._fragment_size)
-        if self._sending.locked():
-            self._deferred.append(data)
-            if len(self._deferred) > _MAX_WAITING_REQUESTS:
-                raise ProtocolError(f"{_MAX_WAITING_REQUESTS} requests came while one message was sent")
-            return True
-        return self._send_response(data)
+            self._finish(operation)
+        operation.deliver(response)
 
-    def _send_response(self, data: bytes) -> bool:
-        if self._upper_layer.state not in _MAY_RESPOND:
-            return False
-        self.connection.write(data)
-        return True
-
-    def _send_deferred(self) -> None:
-        deferred, self._deferred = self._deferred, []
-        for data in deferred:
-            self._send_response(data)
-
-    def _answer_release_if_done(self) -> None:
-        if self._release_requested and self._ended is None and not self._is_handling and not self._waiting:
+    def _quiet(self) -> None:
+        """Something is over; perhaps all is that somebody waits for."""
+        if self._performer.is_busy:
+            return
+        if self._release_requested and self._ended is None:
             self._release_requested = False
             self._upper_layer.respond_to_release(self.connection.now())
             self._end(AssociationReleased("the association was released by the peer"))
             self.connection.flush()
-
-    def _held_changed(self, by: int) -> None:
-        """A consumer holds more, or less, receive memory."""
-        self._held += by
-        if self._ended is not None:
-            return
-        if not self._held:
-            self._pool.holds_nothing(self._look_at_held)
-        elif self._held >= MAX_HELD or not self._pool.may_read(
-            self._look_at_held, needs_more=self._incoming is not None and self._incoming.needs_more
-        ):
-            self.connection.pause_reading("data sets")
-            return
-        self.connection.resume_reading("data sets")
-
-    def _look_at_held(self) -> None:
-        """See whether reading may go on."""
-        self._held_changed(0)
+        if self._silence is not None and not self._operations:
+            self._silence.set_result(None)
+            self._silence = None
 
     def _is_busy(self) -> bool:
-        return self._is_handling or self._operation.locked() or not self._reader.is_between_messages
+        return self._performer.is_busy or bool(self._operations) or not self._reader.is_between_messages
 
     def _end(self, error: AssociationError) -> None:
         """The association is over; every wait ends, once."""
@@ -756,34 +909,24 @@ class Association:
             self._on_end(self)
         if not self.negotiated.done():
             self.negotiated.set_exception(error)
-        if self._response is not None:
-            self._response.set_exception(error)
-        if self._handler is not None:
-            self._handler.cancel()  # before its data set fails: it shall see the cancellation
-        for request in self._waiting:
-            request.data_set.fail(error)
-        self._waiting.clear()
-        if self._incoming is not None:
-            self._incoming.fail(error)
+        operations, self._operations = self._operations, {}
+        for operation in operations.values():
+            operation.fail(error)
+            self._places.release()
+        self._performer.end(error)
+        self.connection.resume_reading("responses")
         self.forget_files()
-        self._pool.holds_nothing(self._look_at_held)
-        self.connection.resume_reading("data sets")
+        self._quiet()
 
 
 _NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
 _ABORT_PATIENCE = 2.0
 _WRITE_SIZE = 256 * 1024
-_OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_PENDING = 0xFF00
+_UNLIMITED = 0xFFFF
+"""Operations in flight: there are no more Message IDs."""
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
 _MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
-
-
-def _as_status(answer: object) -> Status:
-    """What a handler returned, which may be a plain number."""
-    if isinstance(answer, int):
-        return Status(answer)
-    _log.error("the C-STORE handler returned %r; return a Status", answer)
-    return Status(Status.CANNOT_UNDERSTAND, "the handler failed")
 
 
 def _retrieve(future: asyncio.Future[Any] | None) -> None:
@@ -808,7 +951,3 @@ def _end_error(about: object) -> AssociationError:
         return AssociationAborted(2, about.reason, by_peer=False, detail=str(about))
     return AssociationLost("the peer closed the connection without releasing the association")
 
-
-def _status_of(response: Command) -> Status:
-    assert response.status is not None
-    return Status(response.status, response.error_comment or "", response.offending_element or ())

@@ -427,9 +427,31 @@ class Status(int):
     """What the performer said about it, at most 64 characters; from the peer, so it is data."""
     offending_element: tuple[int, ...] = ()
     """Tags in which the performer saw the error."""
+    error_id: int | None = None
+    """A number that the service class or the performer gives the error."""
+    attribute_identifier_list: tuple[int, ...] = ()
+    """Tags that were not recognized (DIMSE-N)."""
 
     SUCCESS: Status
+    NO_SUCH_ATTRIBUTE: Status
+    INVALID_ATTRIBUTE_VALUE: Status
+    ATTRIBUTE_LIST_ERROR: Status
+    NO_SUCH_SOP_INSTANCE: Status
+    NO_SUCH_EVENT_TYPE: Status
+    NO_SUCH_ARGUMENT: Status
+    INVALID_ARGUMENT_VALUE: Status
+    ATTRIBUTE_VALUE_OUT_OF_RANGE: Status
+    NO_SUCH_SOP_CLASS: Status
+    CLASS_INSTANCE_CONFLICT: Status
+    MISSING_ATTRIBUTE: Status
+    MISSING_ATTRIBUTE_VALUE: Status
+    NO_SUCH_ACTION_TYPE: Status
+    DUPLICATE_INVOCATION: Status
+    MISTYPED_ARGUMENT: Status
+    RESOURCE_LIMITATION: Status
     OUT_OF_RESOURCES: Status
+    SUBOPERATIONS_NOT_PERFORMED: Status
+    MOVE_DESTINATION_UNKNOWN: Status
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Status
     CANNOT_UNDERSTAND: Status
     COERCION_OF_DATA_ELEMENTS: Status
@@ -442,8 +464,17 @@ class Status(int):
     UNRECOGNIZED_OPERATION: Status
     CANCEL: Status
     PENDING: Status
+    PENDING_WITHOUT_OPTIONAL_KEYS: Status
 
-    def __new__(cls, code: int, error_comment: str = "", offending_element: tuple[int, ...] = ()) -> Self:
+    def __new__(
+        cls,
+        code: int,
+        error_comment: str = "",
+        offending_element: tuple[int, ...] = (),
+        *,
+        error_id: int | None = None,
+        attribute_identifier_list: tuple[int, ...] = (),
+    ) -> Self:
         """A code from 0 to FFFFH, and what goes with it into the response."""
         if not 0 <= code <= 0xFFFF:
             raise ValueError(f"a status is an integer from 0 to 65535, got {code}")
@@ -452,7 +483,16 @@ class Status(int):
             status.error_comment = error_comment
         if offending_element:
             status.offending_element = offending_element
+        if error_id is not None:
+            status.error_id = error_id
+        if attribute_identifier_list:
+            status.attribute_identifier_list = attribute_identifier_list
         return status
+
+    @property
+    def related(self) -> dict[str, object]:
+        """The command elements that go with it into a response (PS3.7 annex C)."""
+        return {name: value for name, value in vars(self).items() if value}
 
     @property
     def category(self) -> Category:
@@ -530,6 +570,25 @@ _STATUSES = (
     (0xFF01, 0xFF01, "pending, optional keys not supported"),
 )
 Status.SUCCESS = Status(0x0000)
+Status.NO_SUCH_ATTRIBUTE = Status(0x0105)
+Status.INVALID_ATTRIBUTE_VALUE = Status(0x0106)
+Status.ATTRIBUTE_LIST_ERROR = Status(0x0107)
+Status.NO_SUCH_SOP_INSTANCE = Status(0x0112)
+Status.NO_SUCH_EVENT_TYPE = Status(0x0113)
+Status.NO_SUCH_ARGUMENT = Status(0x0114)
+Status.INVALID_ARGUMENT_VALUE = Status(0x0115)
+Status.ATTRIBUTE_VALUE_OUT_OF_RANGE = Status(0x0116)
+Status.NO_SUCH_SOP_CLASS = Status(0x0118)
+Status.CLASS_INSTANCE_CONFLICT = Status(0x0119)
+Status.MISSING_ATTRIBUTE = Status(0x0120)
+Status.MISSING_ATTRIBUTE_VALUE = Status(0x0121)
+Status.NO_SUCH_ACTION_TYPE = Status(0x0123)
+Status.DUPLICATE_INVOCATION = Status(0x0210)
+Status.MISTYPED_ARGUMENT = Status(0x0212)
+Status.RESOURCE_LIMITATION = Status(0x0213)
+Status.SUBOPERATIONS_NOT_PERFORMED = Status(0xA702)
+Status.MOVE_DESTINATION_UNKNOWN = Status(0xA801)
+Status.PENDING_WITHOUT_OPTIONAL_KEYS = Status(0xFF01)
 Status.OUT_OF_RESOURCES = Status(0xA700)
 Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS = Status(0xA900)
 Status.CANNOT_UNDERSTAND = Status(0xC000)

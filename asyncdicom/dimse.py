@@ -172,14 +172,14 @@ def encode_command(context_id: int, command: Command, size: int) -> bytes:
 def response_to(request: Command, status: int, **more: Any) -> Command:
     """The response to a request; it has both UIDs if it may, since some requestors need them."""
     sop_class, sop_instance = _response_uids(request)
-    return Command(
-        request.message.field | 0x8000,
-        affected_sop_class_uid=sop_class or None,
-        message_id_being_responded_to=request.message_id,
-        status=int(status),
-        affected_sop_instance_uid=sop_instance or None,
+    elements = {
+        "affected_sop_class_uid": sop_class or None,
+        "message_id_being_responded_to": request.message_id,
+        "status": int(status),
+        "affected_sop_instance_uid": sop_instance or None,
         **more,
-    )
+    }
+    return Command(request.message.field | 0x8000, **elements)
 
 
 def _response_uids(request: Command) -> tuple[str, str]:

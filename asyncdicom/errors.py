@@ -29,6 +29,7 @@ __all__ = [
     "NoConnection",
     "PoolTimeout",
     "ProtocolError",
+    "StatusError",
     "describe_abort",
     "describe_rejection",
 ]
@@ -195,3 +196,12 @@ class FileFormatError(DicomError):
 
 class DataSetError(DicomError):
     """A data set could not be read: too long for the limit given, ended early, or not decodable."""
+
+
+class StatusError(DicomError):
+    """Raised by a handler to answer the request with a status, and with a data set where the response may have one."""
+
+    def __init__(self, status: int, data_set: object = None) -> None:
+        super().__init__(str(status))
+        self.status = status
+        self.data_set = data_set

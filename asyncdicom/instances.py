@@ -40,6 +40,7 @@ __all__ = [
     "decode",
     "describe_data_set",
     "encode",
+    "new_uid",
     "read_instance",
     "split_by_contexts",
 ]
@@ -293,3 +294,10 @@ def _swap_words(data_set: Dataset, *, little_endian: bool) -> None:
 def _part10(instance: Instance) -> bytes:
     meta = FileMeta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
     return meta.encode() + bytes(instance.data)
+
+
+def new_uid() -> str:
+    """A UID that nobody else has, for an instance, a transaction or a study: a random UUID below 2.25 (PS3.5 B.2)."""
+    from uuid import uuid4  # noqa: PLC0415
+
+    return f"2.25.{uuid4().int}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from .errors import AbortReason, ProtocolError
-from .presentation import ContextResult, ProposedContext, RoleSelection
+from .presentation import ContextResult, ExtendedNegotiation, ProposedContext, RoleSelection
 from .uids import APPLICATION_CONTEXT, clean_uid
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = [
     "AssociateRQ",
     "AsyncOperationsWindow",
     "CommonExtendedNegotiation",
-    "ExtendedNegotiation",
     "PDataTF",
     "PduType",
     "PresentationDataValue",
@@ -110,14 +109,6 @@ class AsyncOperationsWindow(NamedTuple):
 
     invoked: int
     performed: int
-
-
-class ExtendedNegotiation(NamedTuple):
-    """SOP class extended negotiation (PS3.7 D.3.3.5)."""
-
-    sop_class_uid: str
-    information: bytes
-    """Service-class-application-information; each service class of PS3.4 says what the bytes mean."""
 
 
 class CommonExtendedNegotiation(NamedTuple):

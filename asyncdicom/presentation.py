@@ -1,4 +1,4 @@
-"""Presentation contexts, roles, and their negotiation as pure functions (PS3.8 7.1.1.13, PS3.7 D.3).
+"""Presentation contexts, roles and extensions, and their negotiation as pure functions (PS3.8 7.1.1.13, PS3.7 D.3).
 
 Knows nothing of bytes: :mod:`asyncdicom.pdu` puts these values on the wire.
 """
@@ -17,10 +17,11 @@ from .uids import (
     STORAGE_SOP_CLASSES,
     TRANSFER_SYNTAXES,
     UNCOMPRESSED,
+    uids_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "DEFAULT_TRANSFER_SYNTAXES",
@@ -29,6 +30,7 @@ __all__ = [
     "AcceptancePolicy",
     "Context",
     "ContextResult",
+    "ExtendedNegotiation",
     "Negotiated",
     "PresentationContext",
     "ProposedContext",
@@ -38,6 +40,7 @@ __all__ = [
     "as_contexts",
     "established_contexts",
     "propose_contexts",
+    "proposed_extended",
     "proposed_roles",
 ]
 
@@ -68,13 +71,16 @@ class Context(NamedTuple):
     """What one side offers for an abstract syntax: the requestor proposes it, the acceptor supports it."""
 
     abstract_syntax: str
-    """SOP class or meta SOP class UID."""
+    """SOP class or meta SOP class UID; :func:`as_contexts` takes names too."""
     transfer_syntaxes: tuple[str, ...] = DEFAULT_TRANSFER_SYNTAXES
     """UIDs, the preferred one first."""
     scu: bool | None = None
     """Whether this side may be the SCU; None for the default, in which the requestor is (PS3.7 D.3.3.4)."""
     scp: bool | None = None
     """Whether this side may be the SCP; None for the default, in which the acceptor is."""
+    extended: bytes | Callable[[bytes], bytes] | None = None
+    """SOP class extended negotiation (PS3.7 D.3.3.5), the application information of the SOP class: what to propose;
+    at the acceptor what is supported, which is answered as far as it was asked, or the answer for what was asked."""
 
 
 class ProposedContext(NamedTuple):
@@ -101,6 +107,14 @@ class RoleSelection(NamedTuple):
     sop_class_uid: str
     scu: bool
     scp: bool
+
+
+class ExtendedNegotiation(NamedTuple):
+    """SOP class extended negotiation (PS3.7 D.3.3.5)."""
+
+    sop_class_uid: str
+    information: bytes
+    """Service-class-application-information; each service class of PS3.4 says what the bytes mean."""
 
 
 class PresentationContext(NamedTuple):
@@ -144,12 +158,16 @@ class Negotiated(NamedTuple):
     results: tuple[ContextResult, ...]
     roles: tuple[RoleSelection, ...]
     contexts: dict[int, PresentationContext]
+    extended: tuple[ExtendedNegotiation, ...] = ()
 
 
 def accept_contexts(
-    proposed: Iterable[ProposedContext], roles: Iterable[RoleSelection], policy: AcceptancePolicy
+    proposed: Iterable[ProposedContext],
+    roles: Iterable[RoleSelection],
+    policy: AcceptancePolicy,
+    extended: Iterable[ExtendedNegotiation] = (),
 ) -> Negotiated:
-    """Answer every proposed context exactly once, and every role selection that concerns an accepted one."""
+    """Answer every proposed context exactly once, and the roles and extensions that concern accepted ones."""
     asked = {role.sop_class_uid: role for role in roles}
     results: list[ContextResult] = []
     contexts: dict[int, PresentationContext] = {}
@@ -174,7 +192,9 @@ def accept_contexts(
             own_scu = False
         results.append(ContextResult(context.id, Result.ACCEPTANCE, syntax))
         contexts[context.id] = PresentationContext(context.id, context.abstract_syntax, syntax, own_scu, own_scp)
-    return Negotiated(tuple(results), tuple(answered.values()), contexts)
+    accepted = {context.abstract_syntax for context in contexts.values()}
+    extensions = _answer_extended([each for each in extended if each.sop_class_uid in accepted], policy)
+    return Negotiated(tuple(results), tuple(answered.values()), contexts, extensions)
 
 
 def _choose(proposed: Sequence[str], supported: Sequence[str], *, own_first: bool) -> str | None:
@@ -182,11 +202,32 @@ def _choose(proposed: Sequence[str], supported: Sequence[str], *, own_first: boo
     return next((uid for uid in first if uid in second), None)
 
 
-def as_contexts(contexts: str | Context | Iterable[Context | str]) -> list[Context]:
-    """Contexts as users write them: a UID stands for itself with the default syntaxes, one thing for a list of it."""
-    several = [contexts] if isinstance(contexts, (str, Context)) else contexts
-    made = [Context(each) if isinstance(each, str) else each for each in several]
-    return [each._replace(transfer_syntaxes=_as_tuple(each.transfer_syntaxes)) for each in made]
+def _answer_extended(asked: Iterable[ExtendedNegotiation], policy: AcceptancePolicy) -> tuple[ExtendedNegotiation, ...]:
+    """One answer for each SOP class that was asked about and has one: never more than was asked (PS3.7 D.3.3.5)."""
+    answers = {}
+    for uid, information in asked:
+        own = policy.supported(uid)
+        supported = own.extended if own else None
+        if isinstance(supported, bytes):
+            answers[uid] = ExtendedNegotiation(uid, bytes(map(min, information, supported)))
+        elif supported is not None:
+            answers[uid] = ExtendedNegotiation(uid, supported(information))
+    return tuple(answers.values())
+
+
+def as_contexts(contexts: str | Context | Iterable[str | Context | Iterable[str | Context]]) -> list[Context]:
+    """Contexts as users write them: one thing, or an iterable of these (of iterables, too).
+
+    A name stands for contexts with the default transfer syntaxes: a UID, a keyword or a name of PS3.6, or the name of
+    a service class (:data:`~asyncdicom.uids.SERVICE_CLASSES`), which is all its SOP classes. A :class:`Context` may
+    have such a name as its abstract syntax. Raises LocalProtocolError for a name that is unknown.
+    """
+    if isinstance(contexts, str):
+        contexts = Context(contexts)
+    if isinstance(contexts, Context):
+        made = contexts._replace(transfer_syntaxes=_as_tuple(contexts.transfer_syntaxes))
+        return [made._replace(abstract_syntax=uid) for uid in uids_of(made.abstract_syntax)]
+    return [context for each in contexts for context in as_contexts(each)]
 
 
 def _as_tuple(syntaxes: str | Iterable[str]) -> tuple[str, ...]:
@@ -224,20 +265,37 @@ def proposed_roles(contexts: Iterable[Context]) -> tuple[RoleSelection, ...]:
     )
 
 
+def proposed_extended(contexts: Iterable[Context]) -> tuple[ExtendedNegotiation, ...]:
+    """The SOP class extended negotiation of a request: one for each SOP class that has bytes to propose.
+
+    A function, which only an acceptor can use, proposes nothing.
+    """
+    return tuple(
+        {
+            context.abstract_syntax: ExtendedNegotiation(context.abstract_syntax, context.extended)
+            for context in contexts
+            if isinstance(context.extended, bytes)
+        }.values()
+    )
+
+
 def established_contexts(
     proposed: Iterable[ProposedContext],
     roles: Iterable[RoleSelection],
     results: Iterable[ContextResult],
     granted: Iterable[RoleSelection],
+    *,
+    assume_roles: bool = False,
 ) -> dict[int, PresentationContext]:
     """What the requestor may use after an A-ASSOCIATE-AC.
 
     Results for contexts that were not proposed are ignored, and so is an acceptance with a transfer syntax that was
-    not; a role that was not proposed is not granted (PS3.7 D.3.3.4).
+    not; a role that was not proposed is not granted (PS3.7 D.3.3.4). ``assume_roles`` takes a proposal that has no
+    answer for granted: against the standard, but some acceptors of C-GET mean it.
     """
     asked = {context.id: context for context in proposed}
     wanted = {role.sop_class_uid: role for role in roles}
-    given = {role.sop_class_uid: role for role in granted}
+    given = (wanted if assume_roles else {}) | {role.sop_class_uid: role for role in granted}
     contexts: dict[int, PresentationContext] = {}
     for result in results:
         context = asked.get(result.id)

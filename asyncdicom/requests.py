@@ -1,63 +1,117 @@
-"""What a handler is given: the request of a peer, with its data set (PS3.7 9.1)."""
+"""What a handler is given, the request of a peer (PS3.7 9.1, 10.1), and which handler is given it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from .command import Command, Priority, Status
+from .command import MESSAGES, Command, CommandField, Priority, Status
 from .data_set import IncomingDataSet
 from .part10 import FileMeta
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import asyncio
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from pydicom import Dataset
 
     from .association import Association
-    from .presentation import PresentationContext
+    from .instances import Instance
+    from .presentation import Context, PresentationContext
 
-__all__ = ["CStoreHandler", "CStoreRequest"]
+__all__ = [
+    "REQUESTS",
+    "CFindRequest",
+    "CGetRequest",
+    "CMoveRequest",
+    "CStoreHandler",
+    "CStoreRequest",
+    "Handler",
+    "Handlers",
+    "NActionRequest",
+    "NCreateRequest",
+    "NDeleteRequest",
+    "NEventReportRequest",
+    "NGetRequest",
+    "NSetRequest",
+    "Request",
+    "Service",
+]
 
 CStoreHandler: TypeAlias = "Callable[[CStoreRequest], Awaitable[Status | int]]"
 """What a user registers for C-STORE; it starts when the command is here, before the data set is.
 
-The requests of one association are handled in one task, one after the other: context variables that a handler sets are
-still set for the next one.
+The requests of one association are handled in tasks that go on to the next request: context variables that a handler
+sets are still set for it.
 """
 
+Answer: TypeAlias = "Status | int | tuple[Status | int, Dataset | bytes | None] | Dataset"
+Match: TypeAlias = "Dataset | bytes | Status | tuple[Status | int, Dataset | bytes]"
+Sendable: TypeAlias = "str | os.PathLike[str] | Instance | Dataset"
+Handler: TypeAlias = "Callable[[Any], Awaitable[Any] | AsyncIterator[Any]]"
 
-class CStoreRequest:
-    """A C-STORE that the peer asks for (PS3.7 9.1.1). The data set may still be coming: :attr:`data_set` streams it."""
 
-    __slots__ = ("association", "command", "context", "data_set")
+class Request:
+    """What the peer asks for. Handlers of all services but C-STORE begin when all of it is here."""
+
+    __slots__ = ("_data_set", "association", "command", "context", "data", "incoming", "is_cancelled", "stop", "task")
 
     def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
         self.association = association
         self.context = context
         """The presentation context on which it came."""
         self.command = command
-        calling = association.calling_ae_title
-        self.data_set = IncomingDataSet(
-            FileMeta(
-                command.affected_sop_class_uid or "",
-                command.affected_sop_instance_uid or "",
-                context.transfer_syntax,
-                source_ae_title=calling,
-                sending_ae_title=calling,
-                receiving_ae_title=association.called_ae_title,
-            ),
-            association._pool,
-            association._held_changed,
-        )
-        """The data set, to be consumed once."""
+        self.data = b""
+        """Its data set, encoded in the context's transfer syntax; empty if there is none."""
+        self._data_set: Dataset | None = None
+        self.incoming: IncomingDataSet | None = None
+        """The data set as it comes, for whoever performs the request."""
+        self.task: asyncio.Task[None] | None = None
+        """In which the handler runs."""
+        self.is_cancelled = False
+        """Whether the peer wants no more of it (C-CANCEL)."""
+        self.stop: Callable[[], object] | None = None
+        """What a C-CANCEL calls; None if there is nothing to cancel."""
+        if command.has_data_set:
+            calling = association.calling_ae_title
+            self.incoming = IncomingDataSet(
+                FileMeta(
+                    self.sop_class_uid,
+                    command.affected_sop_instance_uid or "",
+                    context.transfer_syntax,
+                    source_ae_title=calling,
+                    sending_ae_title=calling,
+                    receiving_ae_title=association.called_ae_title,
+                ),
+                association._pool,
+                association._performer.held_changed,
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.message_id} of {self.association!r}>"
+
+    @property
+    def data_set(self) -> Any:
+        """Its data set, decoded when it is asked for first; None if there is none.
+
+        Raises DataSetError if it cannot be decoded, which answers the request with a failure unless it is caught.
+        """
+        if self._data_set is None and self.data:
+            from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
+
+            self._data_set = decode_data_set(self.data, self.context.transfer_syntax)
+        return self._data_set
 
     @property
     def sop_class_uid(self) -> str:
-        """Affected SOP Class UID; it is the context's abstract syntax."""
-        return self.command.affected_sop_class_uid or ""
+        """Affected or Requested SOP Class UID: text from the peer."""
+        return self.command.affected_sop_class_uid or self.command.requested_sop_class_uid or ""
 
     @property
     def sop_instance_uid(self) -> str:
-        """Affected SOP Instance UID: text from the peer, not checked; never make a path of it as it is."""
-        return self.command.affected_sop_instance_uid or ""
+        """Affected or Requested SOP Instance UID: text from the peer, not checked; never make a path of it as it is."""
+        return self.command.affected_sop_instance_uid or self.command.requested_sop_instance_uid or ""
 
     @property
     def transfer_syntax_uid(self) -> str:
@@ -75,6 +129,34 @@ class CStoreRequest:
         return self.command.priority or Priority.MEDIUM
 
     @property
+    def calling_ae_title(self) -> str:
+        """Of the association's requestor."""
+        return self.association.calling_ae_title
+
+    @property
+    def called_ae_title(self) -> str:
+        """By which the requestor called the acceptor."""
+        return self.association.called_ae_title
+
+    @property
+    def peer_address(self) -> str:
+        """IP address of the peer."""
+        return self.association.peer_address
+
+
+class CStoreRequest(Request):
+    """A C-STORE (PS3.7 9.1.1). The data set may still be coming: :attr:`data_set` streams it, once."""
+
+    __slots__ = ()
+
+    incoming: IncomingDataSet
+
+    @property
+    def data_set(self) -> IncomingDataSet:
+        """The data set, to be consumed once."""
+        return self.incoming
+
+    @property
     def move_originator_ae_title(self) -> str | None:
         """The C-MOVE requestor, when this is a sub-operation of a C-MOVE."""
         return self.command.move_originator_application_entity_title
@@ -84,17 +166,176 @@ class CStoreRequest:
         """Message ID of that C-MOVE."""
         return self.command.move_originator_message_id
 
-    @property
-    def calling_ae_title(self) -> str:
-        """Of the association's requestor."""
-        return self.association.calling_ae_title
+
+class _QueryRequest(Request):
+    """What C-FIND, C-GET and C-MOVE have in common."""
+
+    __slots__ = ()
 
     @property
-    def called_ae_title(self) -> str:
-        """By which the requestor called this side."""
-        return self.association.called_ae_title
+    def identifier(self) -> Dataset:
+        """What is asked for: keys and their values. Raises DataSetError if it cannot be decoded."""
+        return self.data_set  # type: ignore[no-any-return]
+
+
+class CFindRequest(_QueryRequest):
+    """A C-FIND (PS3.7 9.1.2); its SOP class is the information model."""
+
+    __slots__ = ()
+
+
+class CGetRequest(_QueryRequest):
+    """A C-GET (PS3.7 9.1.3)."""
+
+    __slots__ = ("decompress", "total")
+
+    def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
+        super().__init__(association, context, command)
+        self.total: int | None = None
+        """How many instances there will be; to be set before the first one, if that is known.
+
+        Otherwise the responses give as remaining what the handler has yielded and is not sent yet.
+        """
+        self.decompress = False
+        """Whether an instance may be decompressed for a receiver that does not accept its transfer syntax."""
+
+
+class CMoveRequest(CGetRequest):
+    """A C-MOVE (PS3.7 9.1.4)."""
+
+    __slots__ = ()
 
     @property
-    def peer_address(self) -> str:
-        """Where the request comes from: an IP address."""
-        return self.association.peer_address
+    def destination(self) -> str:
+        """AE title of the receiver: text from the peer."""
+        return self.command.move_destination or ""
+
+
+class NEventReportRequest(Request):
+    """An N-EVENT-REPORT (PS3.7 10.1.1): a notification of the SCP to the SCU."""
+
+    __slots__ = ()
+
+    @property
+    def event_type_id(self) -> int:
+        """What has happened, as the SOP class defines it."""
+        return self.command.event_type_id or 0
+
+
+class NGetRequest(Request):
+    """An N-GET (PS3.7 10.1.2)."""
+
+    __slots__ = ()
+
+    @property
+    def attributes(self) -> tuple[int, ...]:
+        """Tags of the attributes that are asked for; none means all."""
+        return self.command.attribute_identifier_list or ()
+
+
+class NSetRequest(Request):
+    """An N-SET (PS3.7 10.1.3); the data set has the attributes to change."""
+
+    __slots__ = ()
+
+
+class NActionRequest(Request):
+    """An N-ACTION (PS3.7 10.1.4)."""
+
+    __slots__ = ()
+
+    @property
+    def action_type_id(self) -> int:
+        """What is to be done, as the SOP class defines it."""
+        return self.command.action_type_id or 0
+
+
+class NCreateRequest(Request):
+    """An N-CREATE (PS3.7 10.1.5)."""
+
+    __slots__ = ("_made_uid",)
+
+    def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
+        super().__init__(association, context, command)
+        self._made_uid = ""
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """Of the instance to make; if the requestor leaves it to the performer, a new one, which it is told."""
+        if given := self.command.affected_sop_instance_uid:
+            return given
+        if not self._made_uid:
+            from .instances import new_uid  # noqa: PLC0415 - few need it
+
+            self._made_uid = new_uid()
+        return self._made_uid
+
+
+class NDeleteRequest(Request):
+    """An N-DELETE (PS3.7 10.1.6)."""
+
+    __slots__ = ()
+
+
+REQUESTS: dict[int, type[Request]] = {
+    CommandField.C_STORE_RQ: CStoreRequest,
+    CommandField.C_FIND_RQ: CFindRequest,
+    CommandField.C_GET_RQ: CGetRequest,
+    CommandField.C_MOVE_RQ: CMoveRequest,
+    CommandField.N_EVENT_REPORT_RQ: NEventReportRequest,
+    CommandField.N_GET_RQ: NGetRequest,
+    CommandField.N_SET_RQ: NSetRequest,
+    CommandField.N_ACTION_RQ: NActionRequest,
+    CommandField.N_CREATE_RQ: NCreateRequest,
+    CommandField.N_DELETE_RQ: NDeleteRequest,
+}
+"""What a handler is given for a request, by command field."""
+
+
+class Service(Protocol):
+    """Handlers that belong together, with the presentation contexts on which they serve."""
+
+    @property
+    def contexts(self) -> Sequence[Context | str]:
+        """What is accepted for them."""
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """By the name of the DIMSE service: ``c_find``, ``n_create``, ..."""
+
+
+_NO_HANDLERS: Mapping[int, Handler] = MappingProxyType({})
+_FIELDS = {
+    MESSAGES[field].name[:-3].replace("-", "_").lower(): field for field in REQUESTS
+}
+
+
+class Handlers(NamedTuple):
+    """Who performs what."""
+
+    default: Mapping[int, Handler] = _NO_HANDLERS
+    """By command field."""
+    of_services: Mapping[str, Mapping[int, Handler]] = MappingProxyType({})
+    """By abstract syntax; for the contexts that belong to a service."""
+
+    def find(self, context: PresentationContext, field: int) -> Handler | None:
+        """The handler for a request."""
+        return self.of_services.get(context.abstract_syntax, self.default).get(field)
+
+    @classmethod
+    def of(
+        cls,
+        handlers: Mapping[str, Handler | None],
+        services: Iterable[tuple[Sequence[Context], Mapping[str, Handler]]] = (),
+    ) -> Handlers:
+        """From handlers by name, None for none, and those of services. Raises TypeError for an unknown name."""
+        return cls(
+            _by_field(handlers),
+            {context.abstract_syntax: _by_field(its) for contexts, its in services for context in contexts},
+        )
+
+
+def _by_field(handlers: Mapping[str, Handler | None]) -> dict[int, Handler]:
+    if unknown := handlers.keys() - _FIELDS.keys():
+        raise TypeError(f"no DIMSE service is called {', '.join(sorted(unknown))}; there are {', '.join(_FIELDS)}")
+    return {_FIELDS[name]: handler for name, handler in handlers.items() if handler is not None}

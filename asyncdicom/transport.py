@@ -98,6 +98,8 @@ class Connection(asyncio.BufferedProtocol):
         self._quick_ack: Callable[[], None] | None = None
         self.last_received = 0.0
         """When bytes came last, in the loop's clock."""
+        self.reading_since = 0.0
+        """When reading was resumed last."""
         self.unread_since: float | None = None
         """Since when the peer has left so many responses unread that nothing is read from it either."""
         self._told_error = False
@@ -297,7 +299,8 @@ class Connection(asyncio.BufferedProtocol):
             self._reading_paused.discard(reason)
             if not self._reading_paused and self.is_open:
                 cast(asyncio.Transport, self._transport).resume_reading()
-                self.last_received = self._loop.time()  # the silence until now was not the peer's
+                # The silence until now was not the peer's.
+                self.last_received = self.reading_since = self._loop.time()
 
     def wake_at(self, when: float) -> None:
         """Have the deadlines looked at, then or earlier."""

@@ -1,35 +1,74 @@
-"""Names and UIDs of PS3.6 annex A: transfer syntaxes, SOP classes, the application context. Data, and look-ups in it.
+"""Names and UIDs of PS3.6 annex A, and the service classes of PS3.4 that they belong to. Data, and look-ups in it.
 
 The registry is that of the 2024 edition; a test compares it with the one of the installed pydicom.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
+
+from .errors import LocalProtocolError
 
 __all__ = [
     "APPLICATION_CONTEXT",
+    "CONTEXTS_FOR",
     "DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN",
     "EXPLICIT_VR_BIG_ENDIAN",
     "EXPLICIT_VR_LITTLE_ENDIAN",
     "IMPLEMENTATION_CLASS_UID",
     "IMPLEMENTATION_VERSION_NAME",
     "IMPLICIT_VR_LITTLE_ENDIAN",
+    "INSTANCE_AVAILABILITY_NOTIFICATION",
+    "META_SOP_CLASSES",
+    "MODALITY_PERFORMED_PROCEDURE_STEP",
+    "MODALITY_WORKLIST_FIND",
+    "PATIENT_ROOT_FIND",
+    "PATIENT_ROOT_GET",
+    "PATIENT_ROOT_MOVE",
+    "SERVICE_CLASSES",
     "SOP_CLASSES",
+    "STORAGE_COMMITMENT_PUSH_MODEL",
     "STORAGE_SOP_CLASSES",
+    "STUDY_ROOT_FIND",
+    "STUDY_ROOT_GET",
+    "STUDY_ROOT_MOVE",
     "TRANSFER_SYNTAXES",
     "UNCOMPRESSED",
+    "UNIFIED_PROCEDURE_STEP_EVENT",
+    "UNIFIED_PROCEDURE_STEP_PULL",
+    "UNIFIED_PROCEDURE_STEP_PUSH",
+    "UNIFIED_PROCEDURE_STEP_QUERY",
+    "UNIFIED_PROCEDURE_STEP_WATCH",
     "VERIFICATION",
+    "WELL_KNOWN_INSTANCES",
     "TransferSyntax",
     "clean_uid",
     "name_of",
     "transfer_syntax",
+    "uid_of",
+    "uids_of",
 ]
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """The only application context name there is (PS3.7 A.2.1)."""
 
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT_PUSH_MODEL = "1.2.840.10008.1.20.1"
+PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
+PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
+MODALITY_PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
+INSTANCE_AVAILABILITY_NOTIFICATION = "1.2.840.10008.5.1.4.33"
+UNIFIED_PROCEDURE_STEP_PUSH = "1.2.840.10008.5.1.4.34.6.1"
+UNIFIED_PROCEDURE_STEP_WATCH = "1.2.840.10008.5.1.4.34.6.2"
+UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
+UNIFIED_PROCEDURE_STEP_EVENT = "1.2.840.10008.5.1.4.34.6.4"
+UNIFIED_PROCEDURE_STEP_QUERY = "1.2.840.10008.5.1.4.34.6.5"
 
 IMPLEMENTATION_CLASS_UID = "2.25.317757865316475125894551144606006019648"
 """Names this implementation to peers (PS3.7 D.3.3.2); a UUID-derived UID (PS3.5 B.2), made once for asyncdicom."""
@@ -66,9 +105,60 @@ def transfer_syntax(uid: str) -> TransferSyntax:
 
 
 def name_of(uid: str) -> str:
-    """The registered name of a SOP class or transfer syntax, or the UID itself when it has none."""
+    """The registered name of a SOP class, transfer syntax or well-known instance, or the UID itself if it has none."""
     known = TRANSFER_SYNTAXES.get(uid)
-    return known.name if known is not None else SOP_CLASSES.get(uid, uid)
+    return known.name if known is not None else SOP_CLASSES.get(uid) or WELL_KNOWN_INSTANCES.get(uid, uid)
+
+
+def uid_of(name: str) -> str:
+    """The UID of a SOP class or well-known instance, from its keyword or name in PS3.6; a UID stands for itself.
+
+    Case, blanks and punctuation do not matter, nor do the words "SOP Class": "Study Root Query/Retrieve Information
+    Model - FIND" is StudyRootQueryRetrieveInformationModelFind. The name of a service class with one SOP class will do
+    too. Raises LocalProtocolError for anything else.
+    """
+    uids = uids_of(name)
+    if len(uids) != 1:
+        raise LocalProtocolError(f"{name!r} names {len(uids)} SOP classes where one is wanted: {', '.join(uids)}")
+    return uids[0]
+
+
+def uids_of(name: str) -> tuple[str, ...]:
+    """The SOP classes of a service class that :data:`SERVICE_CLASSES` names, or else the one of :func:`uid_of`.
+
+    Raises LocalProtocolError, with the names that come near, for a name that is unknown.
+    """
+    if name.replace(".", "").isdecimal():
+        return (name,)
+    key, names = _key(name), _names()
+    if key not in names:
+        near = sorted(names, key=lambda each: _likeness(key, each), reverse=True)[:3]
+        likely = ", ".join(repr(names[each][0]) for each in near if _likeness(key, each) > 0.5)
+        hint = f"did you mean {likely}?" if likely else "a UID, or a name or keyword of PS3.6, will do"
+        raise LocalProtocolError(f"there is no SOP class and no service class called {name!r}; {hint}")
+    return names[key][1]
+
+
+def _key(name: str) -> str:
+    """What is left of a name when it is compared; of a registered one, that is its keyword in lower case."""
+    letters = "".join(filter(str.isalnum, name)).lower()
+    return letters.replace("sopclass", "").replace("sopinstance", "instance").removesuffix("uid")
+
+
+@cache
+def _names() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """All that may be looked up: how it is written, and what it stands for."""
+    registered = {**SOP_CLASSES, **WELL_KNOWN_INSTANCES}
+    names: dict[str, tuple[str, tuple[str, ...]]] = {_key(name): (name, (uid,)) for uid, name in registered.items()}
+    names.update((_key(keyword), (keyword, (uid,))) for keyword, uid in _OTHER_KEYWORDS.items())
+    names.update((_key(name), (name, uids)) for name, uids in SERVICE_CLASSES.items())
+    return names
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1, by the pairs of letters that two words have in common."""
+    ones, others = ({word[at : at + 2] for at in range(len(word) - 1)} for word in (one, other))
+    return 2 * len(ones & others) / max(1, len(ones) + len(others))
 
 
 def clean_uid(value: bytes) -> str:
@@ -213,15 +303,15 @@ SOP_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.2": "CT Image Storage",
     "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image Storage",
     "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image Storage",
-    "1.2.840.10008.5.1.4.1.1.3": "Ultrasound Multi-frame Image Storage",
+    "1.2.840.10008.5.1.4.1.1.3": "Ultrasound Multi-frame Image Storage (Retired)",
     "1.2.840.10008.5.1.4.1.1.3.1": "Ultrasound Multi-frame Image Storage",
     "1.2.840.10008.5.1.4.1.1.4": "MR Image Storage",
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image Storage",
     "1.2.840.10008.5.1.4.1.1.4.2": "MR Spectroscopy Storage",
     "1.2.840.10008.5.1.4.1.1.4.3": "Enhanced MR Color Image Storage",
     "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image Storage",
-    "1.2.840.10008.5.1.4.1.1.5": "Nuclear Medicine Image Storage",
-    "1.2.840.10008.5.1.4.1.1.6": "Ultrasound Image Storage",
+    "1.2.840.10008.5.1.4.1.1.5": "Nuclear Medicine Image Storage (Retired)",
+    "1.2.840.10008.5.1.4.1.1.6": "Ultrasound Image Storage (Retired)",
     "1.2.840.10008.5.1.4.1.1.6.1": "Ultrasound Image Storage",
     "1.2.840.10008.5.1.4.1.1.6.2": "Enhanced US Volume Storage",
     "1.2.840.10008.5.1.4.1.1.6.3": "Photoacoustic Image Storage",
@@ -480,3 +570,111 @@ STORAGE_SOP_CLASSES: frozenset[str] = frozenset(
     if "Storage" in name and "Storage Commitment" not in name and "Storage Directory" not in name
 )
 """What C-STORE may carry: the Storage service class (PS3.4 B.5) and Non-Patient Object Storage (PS3.4 GG)."""
+
+_OTHER_KEYWORDS = {
+    "TwelveLeadECGWaveformStorage": "1.2.840.10008.5.1.4.1.1.9.1.1",
+    "DICOSQuadrupoleResonanceStorage": "1.2.840.10008.5.1.4.1.1.501.6",
+}
+"""Those that are not the letters of the name."""
+
+# PS3.6 Table A-1
+WELL_KNOWN_INSTANCES: dict[str, str] = {
+    "1.2.840.10008.1.20.1.1": "Storage Commitment Push Model SOP Instance",
+    "1.2.840.10008.1.40.1": "Procedural Event Logging SOP Instance",
+    "1.2.840.10008.1.42.1": "Substance Administration Logging SOP Instance",
+    "1.2.840.10008.5.1.1.17": "Printer SOP Instance",
+    "1.2.840.10008.5.1.1.17.376": "Printer Configuration Retrieval SOP Instance",
+    "1.2.840.10008.5.1.1.40.1": "Display System SOP Instance",
+    "1.2.840.10008.5.1.4.1.1.201.1.1": "Storage Management SOP Instance",
+    "1.2.840.10008.5.1.4.34.5": "UPS Global Subscription SOP Instance",
+    "1.2.840.10008.5.1.4.34.5.1": "UPS Filtered Global Subscription SOP Instance",
+}
+"""SOP instances that are the same at every SCP, to be named in DIMSE-N requests."""
+
+# PS3.4 H.3.2 and H.3.3: Basic Film Session, Basic Film Box, the Image Box of its kind, Printer
+META_SOP_CLASSES: dict[str, tuple[str, ...]] = {
+    "1.2.840.10008.5.1.1.9": (
+        "1.2.840.10008.5.1.1.1",
+        "1.2.840.10008.5.1.1.2",
+        "1.2.840.10008.5.1.1.4",
+        "1.2.840.10008.5.1.1.16",
+    ),
+    "1.2.840.10008.5.1.1.18": (
+        "1.2.840.10008.5.1.1.1",
+        "1.2.840.10008.5.1.1.2",
+        "1.2.840.10008.5.1.1.4.1",
+        "1.2.840.10008.5.1.1.16",
+    ),
+}
+"""The SOP classes whose messages a context for a meta SOP class carries (PS3.7 10.1)."""
+
+CONTEXTS_FOR: dict[str, tuple[str, ...]] = {
+    member: tuple(meta for meta, members in META_SOP_CLASSES.items() if member in members)
+    for member in dict.fromkeys(each for members in META_SOP_CLASSES.values() for each in members)
+} | {
+    # PS3.4 CC.3.1.1: DIMSE-N messages name UPS Push, whatever UPS class the context is for.
+    UNIFIED_PROCEDURE_STEP_PUSH: (
+        UNIFIED_PROCEDURE_STEP_PULL,
+        UNIFIED_PROCEDURE_STEP_WATCH,
+        UNIFIED_PROCEDURE_STEP_EVENT,
+        UNIFIED_PROCEDURE_STEP_QUERY,
+    )
+}
+"""The abstract syntaxes, beside itself, whose contexts may carry messages that name a SOP class."""
+
+# The service classes of PS3.4 by annex, with what is to be proposed for them; UIDs below 1.2.840.10008
+_SERVICE_CLASSES = (
+    ("verification", "1.1"),  # A
+    ("storage commitment", "1.20.1"),  # J
+    ("patient root", "5.1.4.1.2.1.1 5.1.4.1.2.1.2 5.1.4.1.2.1.3"),  # C.6.1
+    ("study root", "5.1.4.1.2.2.1 5.1.4.1.2.2.2 5.1.4.1.2.2.3"),  # C.6.2
+    ("patient/study only", "5.1.4.1.2.3.1 5.1.4.1.2.3.2 5.1.4.1.2.3.3"),  # C.6.3, retired
+    ("repository query", "5.1.4.1.1.201.6"),  # C.6.4
+    ("modality performed procedure step", "3.1.2.3.3"),  # F.7
+    ("modality performed procedure step retrieve", "3.1.2.3.4"),  # F.8
+    ("modality performed procedure step notification", "3.1.2.3.5"),  # F.9
+    ("basic grayscale print management", "5.1.1.9"),  # H.3.2
+    ("basic color print management", "5.1.1.18"),  # H.3.3
+    ("print management", "5.1.1.9 5.1.1.18 5.1.1.14 5.1.1.15 5.1.1.16 5.1.1.16.376 5.1.1.23"),  # H
+    ("modality worklist", "5.1.4.31"),  # K
+    ("application event logging", "1.40 1.42"),  # P
+    ("relevant patient information query", "5.1.4.37.1 5.1.4.37.2 5.1.4.37.3"),  # Q
+    ("instance availability notification", "5.1.4.33"),  # R
+    ("media creation management", "5.1.1.33"),  # S
+    ("hanging protocol query/retrieve", "5.1.4.38.2 5.1.4.38.3 5.1.4.38.4"),  # U
+    ("substance administration query", "5.1.4.41 5.1.4.42"),  # V
+    ("color palette query/retrieve", "5.1.4.39.2 5.1.4.39.3 5.1.4.39.4"),  # X
+    ("composite instance root retrieve", "5.1.4.1.2.4.2 5.1.4.1.2.4.3"),  # Y
+    ("composite instance retrieve without bulk data", "5.1.4.1.2.5.3"),  # Z
+    (
+        "implant template query/retrieve",  # BB
+        "5.1.4.43.2 5.1.4.43.3 5.1.4.43.4 5.1.4.44.2 5.1.4.44.3 5.1.4.44.4 5.1.4.45.2 5.1.4.45.3 5.1.4.45.4",
+    ),
+    ("unified procedure step", "5.1.4.34.6.1 5.1.4.34.6.2 5.1.4.34.6.3 5.1.4.34.6.4 5.1.4.34.6.5"),  # CC
+    ("rt machine verification", "5.1.4.34.8 5.1.4.34.9"),  # DD
+    ("display system management", "5.1.1.40"),  # EE
+    (
+        "non-patient object storage",  # GG
+        "5.1.4.38.1 5.1.4.39.1 5.1.4.43.1 5.1.4.44.1 5.1.4.45.1 "
+        "5.1.4.1.1.200.1 5.1.4.1.1.200.3 5.1.4.1.1.200.7 5.1.4.1.1.201.1",
+    ),
+    ("defined procedure protocol query/retrieve", "5.1.4.20.1 5.1.4.20.2 5.1.4.20.3"),  # HH
+    ("protocol approval query/retrieve", "5.1.4.1.1.200.4 5.1.4.1.1.200.5 5.1.4.1.1.200.6"),  # II
+    ("inventory query/retrieve", "5.1.4.1.1.201.2 5.1.4.1.1.201.3 5.1.4.1.1.201.4"),  # JJ
+    ("storage management", "5.1.4.1.1.201.5"),  # KK
+)
+
+SERVICE_CLASSES: dict[str, tuple[str, ...]] = {
+    name: tuple(f"1.2.840.10008.{uid}" for uid in uids.split()) for name, uids in _SERVICE_CLASSES
+}
+"""The service classes of PS3.4, and the SOP classes and meta SOP classes to propose for them.
+
+"storage" has about 200, more than an association can hold; "query/retrieve" is patient root and study root.
+"""
+
+SERVICE_CLASSES["query/retrieve"] = SERVICE_CLASSES["patient root"] + SERVICE_CLASSES["study root"]
+SERVICE_CLASSES["storage"] = tuple(
+    uid
+    for uid in SOP_CLASSES
+    if uid in STORAGE_SOP_CLASSES and uid not in SERVICE_CLASSES["non-patient object storage"]
+)

@@ -11,7 +11,7 @@ from raw_peer import CT, data_set
 
 import asyncdicom
 from asyncdicom import Context, Instance
-from asyncdicom.instances import convert, decode, describe_data_set, encode
+from asyncdicom.instances import convert, decode, describe_data_set, encode, new_uid
 from asyncdicom.part10 import FileMeta
 from asyncdicom.uids import TRANSFER_SYNTAXES
 
@@ -215,3 +215,9 @@ def test_contexts_are_for_files_and_data_sets_too():
 def test_what_cannot_be_sent_at_all_is_a_type_error_that_says_what_can():
     with pytest.raises(TypeError, match="path, an Instance or a pydicom Dataset"):
         describe_data_set(object())
+
+
+def test_a_new_uid_is_a_valid_one_and_another_each_time():
+    made = [new_uid() for _ in range(100)]
+    assert len(set(made)) == 100
+    assert all(pydicom.uid.UID(uid).is_valid and uid.startswith("2.25.") and len(uid) <= 44 for uid in made)

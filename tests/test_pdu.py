@@ -13,7 +13,6 @@ from asyncdicom.pdu import (
     AssociateRQ,
     AsyncOperationsWindow,
     CommonExtendedNegotiation,
-    ExtendedNegotiation,
     PDataTF,
     PduType,
     PresentationDataValue,
@@ -24,7 +23,7 @@ from asyncdicom.pdu import (
     check_ae_title,
     decode_pdu,
 )
-from asyncdicom.presentation import ContextResult, ProposedContext, RoleSelection
+from asyncdicom.presentation import ContextResult, ExtendedNegotiation, ProposedContext, RoleSelection
 
 VERIFICATION, IMPLICIT, EXPLICIT = "1.2.840.10008.1.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 ECHO = b"ACCEPTOR        REQUESTOR       " + bytes(32)

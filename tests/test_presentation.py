@@ -10,6 +10,7 @@ from asyncdicom.presentation import (
     AcceptancePolicy,
     Context,
     ContextResult,
+    ExtendedNegotiation,
     PresentationContext,
     ProposedContext,
     Result,
@@ -18,9 +19,10 @@ from asyncdicom.presentation import (
     as_contexts,
     established_contexts,
     propose_contexts,
+    proposed_extended,
     proposed_roles,
 )
-from asyncdicom.uids import TRANSFER_SYNTAXES, VERIFICATION
+from asyncdicom.uids import SERVICE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 
 IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
 CT, FIND = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.2.2.1"
@@ -98,7 +100,7 @@ def test_every_context_may_be_refused():
 
 
 def test_a_request_without_contexts_is_answered_with_none():
-    assert accept_contexts((), (), policy(Context(CT))) == ((), (), {})
+    assert accept_contexts((), (), policy(Context(CT))) == ((), (), {}, ())
 
 
 def test_123_contexts_of_4_syntaxes_are_each_answered():
@@ -174,6 +176,69 @@ def test_a_role_applies_to_every_context_of_its_class_and_is_answered_once():
     assert [each[3:] for each in negotiated.contexts.values()] == [(True, False)] * 2
 
 
+# SOP class extended negotiation at the acceptor (PS3.7 D.3.3.5)
+
+
+def extended_answer(supported, *asked, accepted=FIND):
+    extended = [ExtendedNegotiation(FIND, each) for each in asked]
+    accepting = policy(Context(accepted, extended=supported))
+    return tuple(each[1] for each in accept_contexts([proposal(FIND)], (), accepting, extended).extended)
+
+
+@pytest.mark.parametrize(
+    ("supported", "asked", "answered"),
+    [
+        pytest.param(b"\1\1", b"\1\1", b"\1\1", id="what is supported is accepted"),
+        pytest.param(b"\1\0", b"\1\1", b"\1\0", id="what is not supported is declined"),
+        pytest.param(b"\1\1", b"\0\1", b"\0\1", id="what was not asked for is not answered with 1"),
+        pytest.param(b"\1\1\1", b"\1", b"\1", id="one byte is answered with one byte"),
+        pytest.param(b"\1\1\1\1", b"\1\1\1", b"\1\1\1", id="three bytes are answered with three"),
+        pytest.param(b"\1", b"\1\1\1\1\1\1\1", b"\1", id="bytes of later editions are left out"),
+        pytest.param(b"\1", b"", b"", id="nothing is answered with nothing"),
+    ],
+)
+def test_an_extension_is_answered_as_far_as_it_was_asked_and_is_supported(supported, asked, answered):
+    assert extended_answer(supported, asked) == (answered,)
+
+
+def test_an_acceptor_may_decide_about_an_extension_itself():
+    assert extended_answer(lambda asked: bytes(reversed(asked)), b"\1\2\3") == (b"\3\2\1",)
+
+
+def test_an_acceptor_that_knows_no_extension_does_not_answer():
+    assert extended_answer(None, b"\1") == ()
+
+
+def test_an_extension_is_never_answered_unprompted():
+    assert extended_answer(b"\1\1") == ()
+
+
+def test_an_extension_of_a_refused_or_unknown_class_is_not_answered():
+    assert extended_answer(b"\1", b"\1", accepted=CT) == ()
+    refused = accept_contexts(
+        [proposal(FIND, JPEG)],
+        (),
+        policy(Context(FIND, extended=b"\1")),
+        [ExtendedNegotiation(FIND, b"\1")],
+    )
+    assert refused.extended == ()
+
+
+def test_an_extension_is_answered_once_for_each_class():
+    proposed = [proposal(FIND), proposal(FIND, EXPLICIT, number=3), proposal(CT, number=5)]
+    accepting = policy(Context(FIND, extended=b"\1"), Context(CT, extended=b"\2\0\0\0\1\0"))
+    asked = [ExtendedNegotiation(FIND, b"\1\1"), ExtendedNegotiation(CT, b"\3\0\0\0\2\0")]
+    assert accept_contexts(proposed, (), accepting, asked).extended == (
+        ExtendedNegotiation(FIND, b"\1"),
+        ExtendedNegotiation(CT, b"\2\0\0\0\1\0"),
+    )
+
+
+def test_storage_that_was_not_named_answers_no_extension():
+    accepting = policy(any_storage=STORAGE_TRANSFER_SYNTAXES)
+    assert accept_contexts([proposal(CT)], (), accepting, [ExtendedNegotiation(CT, b"\3")]).extended == ()
+
+
 # The requestor
 
 
@@ -215,8 +280,15 @@ def test_a_class_gets_one_role_selection():
     assert len(proposed_roles([Context(CT, scp=True), Context(CT, (JPEG,), scp=True), Context(FIND)])) == 1
 
 
-def established(results, roles=(), granted=(), proposed=None):
-    return established_contexts(proposed or [proposal(CT, IMPLICIT, EXPLICIT)], roles, results, granted)
+def test_bytes_are_proposed_once_for_each_class_and_functions_are_not():
+    contexts = [Context(FIND, extended=b"\1"), Context(FIND, (JPEG,), extended=b"\1"), Context(CT), Context("1.2.3")]
+    assert proposed_extended(contexts) == (ExtendedNegotiation(FIND, b"\1"),)
+    assert proposed_extended([Context(CT, extended=b"")]) == (ExtendedNegotiation(CT, b""),)
+    assert proposed_extended([Context(CT, extended=lambda asked: asked)]) == ()
+
+
+def established(results, roles=(), granted=(), proposed=None, **options):
+    return established_contexts(proposed or [proposal(CT, IMPLICIT, EXPLICIT)], roles, results, granted, **options)
 
 
 def test_an_accepted_context_is_established():
@@ -251,13 +323,33 @@ def test_a_context_that_is_not_answered_is_not_established():
     assert established([]) == {}
 
 
-@pytest.mark.parametrize("row", SERVICES["role_selection_rules"]["roles_matrix"], ids=lambda row: row["requestor"])
+every_row_of_the_matrix = pytest.mark.parametrize(
+    "row",
+    SERVICES["role_selection_rules"]["roles_matrix"],
+    ids=lambda row: (
+        f"SCU {row['rq_scu']} SCP {row['rq_scp']} answered {row['ac_scu']} {row['ac_scp']}: {row['requestor']}"
+    ),
+)
+
+
+@every_row_of_the_matrix
 def test_the_requestors_roles_follow_the_matrix(row):
     asked = RoleSelection(CT, scu=bool(row["rq_scu"]), scp=bool(row["rq_scp"]))
     granted = RoleSelection(CT, scu=bool(row["ac_scu"]), scp=bool(row["ac_scp"]))
     context = established([ContextResult(1, 0, IMPLICIT)], [asked], [granted])[1]
     expected = row["requestor"].split(":")[0]
     assert (context.scu, context.scp) == ("SCU" in expected, "SCP" in expected)
+
+
+@every_row_of_the_matrix
+def test_an_acceptor_answers_as_the_matrix_has_it(row):
+    asked = RoleSelection(CT, scu=bool(row["rq_scu"]), scp=bool(row["rq_scp"]))
+    # What the acceptor supports is what it would grant: its own SCP role is the requestor's SCU role.
+    own = Context(CT, scu=bool(row["ac_scp"]), scp=bool(row["ac_scu"]))
+    negotiated = answer(proposal(CT), own, roles=[asked])
+    assert negotiated.roles == (RoleSelection(CT, scu=bool(row["ac_scu"]), scp=bool(row["ac_scp"])),)
+    context = negotiated.contexts[1]
+    assert (context.scp, context.scu) == (bool(row["ac_scu"]), bool(row["ac_scp"]))
 
 
 def test_a_role_that_was_not_proposed_is_not_granted():
@@ -271,6 +363,21 @@ def test_a_role_that_was_not_proposed_is_not_granted():
 def test_a_role_selection_that_is_not_answered_leaves_the_default_roles():
     context = established([ContextResult(1, 0, IMPLICIT)], [RoleSelection(CT, scu=True, scp=True)])[1]
     assert (context.scu, context.scp) == (True, False)
+
+
+@pytest.mark.parametrize(("scu", "scp"), [(True, True), (False, True)])
+def test_a_role_selection_that_is_not_answered_may_be_assumed_to_be_granted(scu, scp):
+    asked = [RoleSelection(CT, scu, scp)]
+    context = established([ContextResult(1, 0, IMPLICIT)], asked, assume_roles=True)[1]
+    assert (context.scu, context.scp) == (scu, scp)
+
+
+def test_nothing_is_assumed_against_an_answer_or_without_a_proposal():
+    accepted = [ContextResult(1, 0, IMPLICIT)]
+    asked, granted = RoleSelection(CT, scu=True, scp=True), RoleSelection(CT, scu=True, scp=False)
+    assert established(accepted, [asked], [granted], assume_roles=True)[1][3:] == (True, False)
+    assert established(accepted, [], [asked], assume_roles=True)[1][3:] == (True, False)
+    assert established(accepted, assume_roles=True)[1][3:] == (True, False)
 
 
 # Properties
@@ -303,6 +410,23 @@ def test_every_proposal_is_answered_once_and_both_sides_agree_on_what_it_means(p
         assert context.scu is theirs.scp or not any(role[0] == context.abstract_syntax for role in asked)
 
 
+offers = st.lists(st.builds(ExtendedNegotiation, classes, st.binary(max_size=4)), max_size=3, unique_by=lambda x: x[0])
+supports = st.lists(st.builds(Context, classes, syntaxes, extended=st.none() | st.binary(max_size=4)), max_size=3)
+
+
+@given(proposals, offers, supports)
+def test_an_extension_is_never_answered_with_more_than_was_asked(proposed, asked, supported):
+    negotiated = accept_contexts(proposed, (), policy(*supported), asked)
+    asked = dict(asked)
+    for uid, information in negotiated.extended:
+        assert len(information) <= len(asked[uid])
+        assert all(answered <= wanted for answered, wanted in zip(information, asked[uid], strict=False))
+        assert uid in {context.abstract_syntax for context in negotiated.contexts.values()}
+
+
+# Contexts as users write them
+
+
 @pytest.mark.parametrize("given", [CT, Context(CT), [CT], (Context(CT),), {CT: 1}])
 def test_contexts_may_be_one_or_several_and_uids_stand_for_themselves(given):
     assert as_contexts(given) == [Context(CT)]
@@ -310,3 +434,43 @@ def test_contexts_may_be_one_or_several_and_uids_stand_for_themselves(given):
 
 def test_one_transfer_syntax_may_stand_for_a_list_of_it():
     assert as_contexts(Context(CT, IMPLICIT)) == [Context(CT, (IMPLICIT,))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT Image Storage",
+        "ct image storage",
+        "CTImageStorage",
+        "CT Image Storage SOP Class",
+    ],
+)
+def test_a_sop_class_may_be_named_as_ps3_6_names_it(name):
+    assert as_contexts(name) == as_contexts([name]) == [Context(CT)]
+
+
+@pytest.mark.parametrize("name", SERVICE_CLASSES)
+def test_a_service_class_stands_for_all_its_sop_classes(name):
+    assert as_contexts(name) == [Context(uid) for uid in SERVICE_CLASSES[name]]
+
+
+def test_a_context_may_have_a_name_for_its_abstract_syntax_and_keeps_the_rest():
+    given = Context("study root", [IMPLICIT], scp=True, extended=b"\1")
+    made = [Context(uid, (IMPLICIT,), scp=True, extended=b"\1") for uid in SERVICE_CLASSES["study root"]]
+    assert as_contexts(given) == made
+
+
+def test_names_and_contexts_and_lists_of_them_may_be_mixed():
+    given = ["verification", (Context(CT, (JPEG,)), "modality worklist"), iter([CT])]
+    assert as_contexts(given) == [
+        Context(VERIFICATION),
+        Context(CT, (JPEG,)),
+        Context("1.2.840.10008.5.1.4.31"),
+        Context(CT),
+    ]
+
+
+@pytest.mark.parametrize("given", ["study rot", ["study rot"], Context("study rot"), [["1.2.3", "study rot"]]])
+def test_a_name_that_is_unknown_is_refused_with_one_that_comes_near(given):
+    with pytest.raises(LocalProtocolError, match=r"'study rot'; did you mean 'study root'\?"):
+        as_contexts(given)
