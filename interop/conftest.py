@@ -4,17 +4,52 @@ import os
 import shutil
 
 import pytest
+from peers import running_dcmqrscp, running_orthanc, running_wlmscpfs
 
 import asyncdicom
 
 
+def require(program, name, variable):
+    """Without the program the test fails where it is required, and is skipped elsewhere."""
+    if shutil.which(program) is None:
+        if os.environ.get(variable):
+            pytest.fail(f"{name} is required here, and {program} was not found")
+        pytest.skip(f"{name} is not installed")
+
+
 @pytest.fixture(scope="session")
 def dcmtk():
-    """DCMTK's tools are there. Without them the test fails where they are required, and is skipped elsewhere."""
-    if shutil.which("storescu") is None:
-        if os.environ.get("ASYNCDICOM_REQUIRE_DCMTK"):
-            pytest.fail("DCMTK is required here, and storescu was not found")
-        pytest.skip("DCMTK is not installed")
+    """DCMTK's tools are there."""
+    require("storescu", "DCMTK", "ASYNCDICOM_REQUIRE_DCMTK")
+
+
+@pytest.fixture
+async def dcmqrscp(dcmtk, tmp_path):
+    """DCMTK's archive, empty; it moves instances to OURS, at a port where the test may listen."""
+    async with running_dcmqrscp(tmp_path / "dcmqrscp") as archive:
+        yield archive
+
+
+@pytest.fixture
+async def wlmscpfs(dcmtk, tmp_path):
+    """DCMTK's worklist server; peers.write_worklist_entry() puts entries into its folder."""
+    async with running_wlmscpfs(tmp_path / "wlmscpfs") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def orthanc_process(tmp_path_factory):
+    """Orthanc, which takes seconds to start and to end: one for all tests of a module."""
+    require("Orthanc", "Orthanc", "ASYNCDICOM_REQUIRE_ORTHANC")
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture
+def orthanc(orthanc_process):
+    """Orthanc without instances and modalities; orthanc.register() tells it of ours."""
+    orthanc_process.clear()
+    return orthanc_process
 
 
 @pytest.fixture
