@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from asyncdicom.elements import implicit_element
-from asyncdicom.services.matching import Matcher, _Wild, column_text, matches, response
+from asyncdicom.services.matching import Matcher, _Wild, column_text, matches, response, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
 """pydicom says so of wild cards and ranges where it does not expect them."""
@@ -499,7 +499,7 @@ def test_what_matches_fulfils_the_conditions(identifier, rows, together):
     database.execute(f"CREATE TABLE t (number, {', '.join(TAGS.values())})")
     sets = [data_set(**row) for row in rows]
     for number, row in enumerate(sets):
-        values = [column_text(row, tag) for tag in TAGS]
+        values = [column_text(*values_of(row, tag)) for tag in TAGS]
         database.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?)", [number, *values])
     where = " AND ".join(conditions) or "1"
     selected = {number for (number,) in database.execute(f"SELECT number FROM t WHERE {where}", parameters)}

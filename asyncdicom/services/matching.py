@@ -26,11 +26,11 @@ from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pydicom import DataElement, Dataset
 
-__all__ = ["Matcher", "column_text", "matches", "response"]
+__all__ = ["Matcher", "column_text", "matches", "response", "values_of"]
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _QUERY_RETRIEVE_LEVEL = 0x00080052
@@ -149,7 +149,7 @@ class Matcher:
         return (
             all(_has(candidate, key, self._options) for key in self._keys)
             and all(_is_within(candidate, *pair) for pair in self._pairs)
-            and all(not _values(candidate, tag)[1] for tag in self._must_be_empty)
+            and all(not values_of(candidate, tag)[1] for tag in self._must_be_empty)
             and all(
                 matcher.is_universal or any(map(matcher.matches, _items(candidate, tag)))
                 for tag, matcher in self._sequences.items()
@@ -175,8 +175,8 @@ class Matcher:
                 items = [matcher.response(item) for item in _items(candidate, tag) if matcher.matches(item)]
                 answer.add(DataElement(tag, "SQ", Sequence(items)))
             else:
-                answer.add(_element(candidate, tag) or DataElement(tag, _values(self._identifier, tag)[0], None))
-        if _values(candidate, _SPECIFIC_CHARACTER_SET)[1]:
+                answer.add(_element(candidate, tag) or DataElement(tag, values_of(self._identifier, tag)[0], None))
+        if values_of(candidate, _SPECIFIC_CHARACTER_SET)[1]:
             answer.add(candidate[_SPECIFIC_CHARACTER_SET])
         return answer
 
@@ -196,7 +196,7 @@ class Matcher:
         return conditions, parameters
 
     def _compile(self, tag: int) -> None:
-        vr, values = _values(self._identifier, tag)
+        vr, values = values_of(self._identifier, tag)
         if vr == "SQ":
             items = _items(self._identifier, tag)
             if len(items) > 1:
@@ -242,8 +242,8 @@ def _element(data_set: Dataset, tag: int) -> DataElement | None:
         return None
 
 
-def _values(data_set: Dataset, tag: int) -> tuple[str, list[Any]]:
-    """The value representation of an element, and those of its values that are not empty."""
+def values_of(data_set: Dataset, tag: int) -> tuple[str, list[Any]]:
+    """The value representation of an element, and those of its values that are not empty: text without padding."""
     if tag not in data_set:
         return "UN", []
     try:
@@ -329,7 +329,7 @@ def _has(candidate: Dataset, key: _Key, options: _Options) -> bool:
 
 def _prepared(candidate: Dataset, key: _Key, options: _Options) -> list[Any]:
     """A candidate's values in the form that is compared; those that cannot be are left out."""
-    _, values = _values(candidate, key.tag)
+    _, values = values_of(candidate, key.tag)
     if key.vr in _TIME_FORMS:
         offset = _offset_of(candidate)
         return [moment for value in values if (moment := _moment(str(value), key.vr, offset))]
@@ -519,12 +519,12 @@ _OFFSET: Final = re.compile(r"[+-]\d{4}", re.ASCII)
 
 def _offset_of(data_set: Dataset) -> int | None:
     """Timezone Offset From UTC (PS3.3 C.12.1.1.8)."""
-    _, values = _values(data_set, _TIMEZONE_OFFSET)
+    _, values = values_of(data_set, _TIMEZONE_OFFSET)
     return _microseconds(values[0]) if values and _OFFSET.fullmatch(str(values[0])) else None
 
 
 def _is_within(candidate: Dataset, date_tag: int, time_tag: int, wanted: _Range) -> bool:
-    dates, times = _values(candidate, date_tag)[1], _values(candidate, time_tag)[1]
+    dates, times = values_of(candidate, date_tag)[1], values_of(candidate, time_tag)[1]
     text = _join(_digits(str(dates[0]), "DA"), _digits(str(times[0]), "TM") if times else "") if dates else ""
     moment = _moment(text, "DT", _offset_of(candidate))
     return moment is not None and wanted.includes(moment)
@@ -533,11 +533,8 @@ def _is_within(candidate: Dataset, date_tag: int, time_tag: int, wanted: _Range)
 # SQL
 
 
-def column_text(data_set: Dataset, tag: int) -> str | None:
-    """What a column of an index holds of an element, for :meth:`Matcher.conditions`; None if it has no value."""
-    vr, values = _values(data_set, tag)
-    if not values:
-        return None
+def column_text(vr: str, values: Iterable[object]) -> str:
+    """What a column of an index holds of an element with these values, for :meth:`Matcher.conditions`."""
     return "\\".join(_digits(str(value), vr) if vr in _TIME_FORMS else str(value) for value in values)
 
 
