@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .elements import implicit_element, pad_text, pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
+from .uids import CONTEXTS_FOR, SERVICE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -509,11 +510,18 @@ class Status(int):
 
     @property
     def meaning(self) -> str:
-        """What the standard calls it."""
+        """What the standard calls it, whatever the service."""
         for first, last, words in _STATUSES:
             if first <= self <= last:
                 return words
         return "undefined status"
+
+    def describe(self, sop_class_uid: str) -> str:
+        """What the service class of a SOP class calls it (PS3.4), which is more than :attr:`meaning` can know."""
+        for service, words in _STATUSES_OF_SERVICES.items():
+            if self in words and _belongs(sop_class_uid, service):
+                return words[self]
+        return self.meaning
 
     @property
     def is_success(self) -> bool:
@@ -533,9 +541,15 @@ class Status(int):
         return f"{int(self):04X}H {self.category.value} ({self.meaning}){comment}"
 
 
+def _belongs(sop_class_uid: str, service: str) -> bool:
+    own = SERVICE_CLASSES[service]
+    return sop_class_uid in own or any(meta in own for meta in CONTEXTS_FOR.get(sop_class_uid, ()))
+
+
 # PS3.7 annex C and the Storage and Query/Retrieve service classes of PS3.4
 _STATUSES = (
     (0x0000, 0x0000, "success"),
+    (0x0001, 0x0001, "requested optional attributes are not supported"),
     (0x0105, 0x0105, "no such attribute"),
     (0x0106, 0x0106, "invalid attribute value"),
     (0x0107, 0x0107, "attribute list error"),
@@ -564,11 +578,124 @@ _STATUSES = (
     (0xB000, 0xB000, "data elements coerced, or some sub-operations failed"),
     (0xB006, 0xB006, "elements discarded"),
     (0xB007, 0xB007, "data set does not match SOP class, stored nevertheless"),
+    (0xA000, 0xAFFF, "failure of the service class"),
+    (0xB000, 0xBFFF, "warning of the service class"),
     (0xC000, 0xCFFF, "cannot understand, or unable to process"),
     (0xFE00, 0xFE00, "cancelled"),
     (0xFF00, 0xFF00, "pending"),
     (0xFF01, 0xFF01, "pending, optional keys not supported"),
 )
+
+# What the service classes of PS3.4 add, by annex
+_RETRIEVE = {  # C.4.2.1.5, C.4.3.1.4
+    0xA701: "refused: out of resources, number of matches could not be calculated",
+    0xA702: "refused: out of resources, sub-operations could not be performed",
+    0xB000: "sub-operations complete, at least one failed or gave a warning",
+}
+_STATUSES_OF_SERVICES: dict[str, dict[int, str]] = {
+    "storage": {0xB000: "data elements were coerced"},  # B.2.3
+    **dict.fromkeys(
+        (
+            "patient root",
+            "study root",
+            "patient/study only",
+            "composite instance retrieve without bulk data",
+            "hanging protocol query/retrieve",
+            "color palette query/retrieve",
+            "implant template query/retrieve",
+            "defined procedure protocol query/retrieve",
+            "protocol approval query/retrieve",
+            "inventory query/retrieve",
+        ),
+        _RETRIEVE,
+    ),
+    "composite instance root retrieve": _RETRIEVE
+    | {  # Y
+        0xAA00: "none of the requested frames exist in the SOP instance",
+        0xAA01: "a new object cannot be created for this SOP class",
+        0xAA02: "frames cannot be extracted",
+        0xAA03: "time-based request for an instance that is not time-based",
+        0xAA04: "invalid request",
+    },
+    "repository query": {  # C.6.4
+        0xA710: "invalid prior record key",
+        0xB001: "response limit reached; a further request may return more matches",
+    },
+    "relevant patient information query": {  # Q
+        0xC100: "failed: more than one match found",
+        0xC200: "failed: requested template cannot be supported",
+    },
+    "print management": {  # H
+        0xB600: "memory allocation not supported",
+        0xB601: "film session printing (collation) not supported",
+        0xB602: "film session hierarchy holds no image boxes (empty page)",
+        0xB603: "film box hierarchy holds no image boxes (empty page)",
+        0xB604: "image larger than image box; demagnified",
+        0xB605: "requested density outside the printer's range; the printer's limit is used",
+        0xB609: "image larger than image box; cropped",
+        0xB60A: "image or combined print image larger than image box; decimated",
+        0xC600: "film session hierarchy holds no film boxes",
+        0xC601: "no print job instance could be created; print queue is full",
+        0xC602: "no print job instance could be created; print queue is full",
+        0xC603: "image larger than image box",
+        0xC605: "not enough printer memory for the image",
+        0xC613: "combined print image larger than image box",
+        0xC616: "an unprinted film box exists and N-ACTION on the film session is not supported",
+    },
+    "unified procedure step": {  # CC
+        0xB300: "created with modifications",
+        0xB301: "deletion lock not granted",
+        0xB304: "UPS is already CANCELED",
+        0xB305: "invalid values coerced to valid ones",
+        0xB306: "UPS is already COMPLETED",
+        0xC300: "UPS may no longer be updated",
+        0xC301: "correct Transaction UID not provided",
+        0xC302: "UPS is already IN PROGRESS",
+        0xC303: "UPS becomes SCHEDULED only via N-CREATE",
+        0xC304: "final state requirements not met",
+        0xC307: "no such UPS managed by this SCP",
+        0xC308: "receiving AE title unknown to this SCP",
+        0xC309: "Procedure Step State was not SCHEDULED",
+        0xC310: "UPS is not yet IN PROGRESS",
+        0xC311: "UPS is already COMPLETED",
+        0xC312: "performer cannot be contacted",
+        0xC313: "performer chooses not to cancel",
+        0xC314: "action not appropriate for this instance",
+        0xC315: "SCP does not support event reports",
+    },
+    "media creation management": {  # S
+        0xA510: "an Initiate Media Creation action was already received for this instance",
+        0xC201: "request already completed",
+        0xC202: "request in progress and cannot be interrupted",
+        0xC203: "cancellation denied, reason unspecified",
+    },
+    "application event logging": {  # P.2, P.3
+        0xB101: "Synchronization Frame of Reference UID differs from the SCP's",
+        0xB102: "logged under a different Study Instance UID",
+        0xB104: "IDs inconsistent in matching a current study; logged",
+        0xC101: "procedural logging not available for the Study Instance UID",
+        0xC102: "event information does not match the template",
+        0xC103: "event cannot be matched to a current study",
+        0xC104: "IDs inconsistent; not logged",
+        0xC10E: "operator not authorized to add an entry",
+        0xC110: "patient cannot be identified",
+        0xC111: "update of the Medication Administration Record failed",
+    },
+    "rt machine verification": {  # DD
+        0xC112: "Machine Verification instance not found",
+        0xC221: "referenced fraction group number does not exist in the plan",
+        0xC222: "no beams in the referenced fraction group",
+        0xC223: "SCU is already verifying",
+        0xC224: "referenced beam number not found",
+        0xC225: "referenced device or accessory not supported",
+        0xC226: "referenced device or accessory not found in the beam",
+        0xC227: "referenced RT Plan not found",
+    },
+    "storage management": {  # KK
+        0xB010: "attribute list error: one or more key attributes are not supported for matching",
+    },
+}
+
 Status.SUCCESS = Status(0x0000)
 Status.NO_SUCH_ATTRIBUTE = Status(0x0105)
 Status.INVALID_ATTRIBUTE_VALUE = Status(0x0106)

@@ -241,6 +241,7 @@ def propose_contexts(contexts: Sequence[Context]) -> tuple[ProposedContext, ...]
     """
     if not 0 < len(contexts) <= MAX_CONTEXTS:
         message = f"an association needs 1 to {MAX_CONTEXTS} presentation contexts, got {len(contexts)}"
+        message += "; contexts_for() makes those that instances need" if contexts else ""
         raise LocalProtocolError(message)
     for context in contexts:
         if not context.transfer_syntaxes:

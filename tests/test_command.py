@@ -1,10 +1,11 @@
+import re
 import struct
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standard_tables import DIMSE, code_range, snake, tag_number
+from standard_tables import DIMSE, SERVICES, code_range, snake, tag_number
 
 from asyncdicom.command import (
     MAX_COMMAND_LENGTH,
@@ -18,12 +19,15 @@ from asyncdicom.command import (
     Status,
 )
 from asyncdicom.errors import AbortReason, LocalProtocolError, ProtocolError
+from asyncdicom.uids import CONTEXTS_FOR, SERVICE_CLASSES, STORAGE_SOP_CLASSES, name_of, uids_of
 
 STRUCTURAL = {"CommandGroupLength", "CommandField", "CommandDataSetType"}
 ANNEX_C = {"offending_element", "error_comment", "error_id", "attribute_identifier_list"}
 ELEMENTS = {snake(keyword): (tag_number(e["tag"]), e["vr"]) for keyword, e in DIMSE["command_elements"].items()}
 SAMPLES = {"UI": "1.2.840.1", "US": 0x0102, "AE": "TITLE", "LO": "odd", "AT": (0x00080018, 0x0020000D)}
 WIRE = {"UI": b"1.2.840.1\0", "US": b"\2\1", "AE": b"TITLE ", "LO": b"odd ", "AT": b"\x08\0\x18\0\x20\0\x0d\0"}
+PLACES = {element for message in MESSAGES.values() if message.is_response for element in message.optional}
+"""The elements that responses may have."""
 every_message = pytest.mark.parametrize("name", list(DIMSE["messages"]))
 
 
@@ -66,6 +70,25 @@ def test_no_element_is_named_twice(name):
 def test_whether_a_data_set_follows_is_as_the_standard_says(name):
     presence = DIMSE["messages"][name]["data_set"]["presence"]
     assert ours(name).data_set is DataSetPresence[presence.upper()]
+
+
+@pytest.mark.parametrize(
+    ("name", "element"),
+    [
+        pytest.param(name, element, id=f"{name} {element['keyword']} {element['usage']}")
+        for name, message in DIMSE["messages"].items()
+        for element in message["elements"]
+    ],
+)
+def test_an_element_of_a_message_has_the_usage_that_the_standard_gives_it(name, element):
+    word = snake(element["keyword"])
+    if element["keyword"] in STRUCTURAL:
+        assert ELEMENTS[word][0] in dict(parse(full_command(name).encode()))
+    else:
+        assert (word in ours(name).mandatory, word in ours(name).optional) == (
+            element["usage"] == "M",
+            element["usage"] in ("U", "C"),
+        )
 
 
 def ours(name):
@@ -359,26 +382,153 @@ def test_a_general_status_has_the_class_and_the_name_of_annex_c(general):
     assert status.meaning.casefold().startswith(general["name"].casefold())
 
 
+@pytest.mark.parametrize(
+    ("general", "keyword"),
+    [
+        pytest.param(general, keyword, id=f"{general['hex']} {general['name']}: {keyword}")
+        for general in DIMSE["general_statuses"]
+        for keyword in re.findall(r"\w+", " ".join(general["may_also_carry"]))
+        if keyword in DIMSE["command_elements"]
+    ],
+)
+def test_what_goes_with_a_general_status_has_its_place_in_a_response(general, keyword):
+    assert snake(keyword) in PLACES
+
+
+@pytest.mark.parametrize(
+    ("service", "code"),
+    [
+        pytest.param(service, code, id=f"{service} {code}")
+        for service, facts in DIMSE["status_by_dimse_service"].items()
+        for code in facts["codes"]
+    ],
+)
+def test_a_status_of_a_dimse_service_has_its_class_and_words(service, code):
+    status = Status(int(code[:4], 16))
+    general = next(each for each in DIMSE["general_statuses"] if each["hex"] == code)
+    assert status.category.name.lower() == general["class"]
+    assert status.meaning.casefold().startswith(general["name"].casefold())
+
+
+def classes_of(title):
+    """The SOP classes of the services that have their statuses under a title of dimse.json."""
+    if title.startswith("Application Event Logging"):
+        return uids_of("ProceduralEventLogging" if "Procedural" in title else "SubstanceAdministrationLogging")
+    found = []
+    for service in SERVICES["services"].values():
+        where = service["statuses_in_dimse_json"]
+        if where == title or where == f"the '{title.split(':')[0]}: ...' entries":
+            listed = service["sop_classes"]
+            found += [each["uid"] for each in listed] if isinstance(listed, list) else SERVICE_CLASSES["storage"]
+    return found
+
+
 SERVICE_STATUSES = [
-    pytest.param(status, id=f"{service}: {dimse} {status['from']}")
-    for service, of_service in DIMSE["status_by_service_class"].items()
+    pytest.param(title, status, id=f"{title}: {dimse} {status['from']}")
+    for title, of_service in DIMSE["status_by_service_class"].items()
     for dimse, statuses in of_service.items()
     if dimse != "note"
     for status in statuses
 ]
+every_service_status = pytest.mark.parametrize(("title", "status"), SERVICE_STATUSES)
 
 
-@pytest.mark.parametrize("status", SERVICE_STATUSES)
-def test_a_status_of_a_service_class_is_in_the_class_given_there(status):
+@every_service_status
+def test_a_status_of_a_service_class_is_in_the_class_given_there(title, status):
     codes = code_range(f"{status['from']}-{status['to']}")
     assert {Status(code).category.name.lower() for code in codes} == {status["class"]}
 
 
-@pytest.mark.parametrize("service", ["Storage (PS3.4 B)", "Query/Retrieve (PS3.4 C)", "Modality Worklist (PS3.4 K)"])
-def test_the_statuses_of_storage_and_query_have_words(service):
-    for statuses in DIMSE["status_by_service_class"][service].values():
-        for status in statuses:
-            assert Status(int(status["from"][:4], 16)).meaning != "undefined status"
+@every_service_status
+def test_a_status_of_a_service_class_has_the_words_given_there(title, status):
+    classes = classes_of(title)
+    codes = code_range(f"{status['from']}-{status['to']}")
+    if len(codes) > 1:
+        codes -= named_singly(title)  # a UPS C-FIND may fail with any of C000H-CFFFH; C300H means more in an N-SET
+    for code in codes:
+        described = {Status(code).describe(uid) for uid in classes}
+        assert len(described) == 1, "one service class, one meaning"
+        if same_everywhere(code):
+            assert described == {Status(code).meaning}
+        elif not status["meaning"].startswith("as for "):
+            ours, theirs = words(*described), words(status["meaning"])
+            assert ours <= theirs or theirs <= ours
+
+
+def named_singly(title):
+    """The codes that the same service names one by one, for any of its DIMSE services."""
+    rows = [param.values for param in SERVICE_STATUSES if param.values[0].split(":")[0] == title.split(":")[0]]
+    return {int(status["from"][:4], 16) for _, status in rows if status["from"] == status["to"]}
+
+
+def same_everywhere(code):
+    """Whether the standard gives a status one meaning for all services: 01xxH, 02xxH, success, cancel and pending."""
+    return not 0xA000 <= code <= 0xCFFF and code != 0x0001
+
+
+def words(text):
+    spelled = "".join(each if each.isalnum() else " " for each in text.casefold())
+    return set(spelled.split()) - {"error", "failed", "refused", "identifier"}
+
+
+@every_service_status
+def test_what_goes_with_a_status_of_a_service_class_has_its_place_in_a_response(title, status):
+    for field in status.get("related_fields", []):
+        keyword = field.split(" ")[0]
+        assert keyword in ("Identifier", "Attribute") or snake(keyword) in PLACES
+
+
+@pytest.mark.parametrize("title", DIMSE["status_by_service_class"])
+def test_a_service_class_with_statuses_has_sop_classes(title):
+    assert classes_of(title)
+    assert all(name_of(uid) != uid for uid in classes_of(title))
+
+
+def test_words_of_a_service_class_are_not_used_for_another():
+    assert Status(0xC201).describe("1.2.840.10008.5.1.1.33") == "request already completed"
+    assert Status(0xC201).describe("1.2.840.10008.5.1.4.1.1.2") == Status(0xC201).meaning
+    assert Status(0xC201).describe("1.2.3") == Status(0xC201).meaning
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0xA123, "failure of the service class"),
+        (0xB123, "warning of the service class"),
+        (0xC123, "cannot understand, or unable to process"),
+        (0x0199, "undefined status"),
+        (0xFFFF, "undefined status"),
+    ],
+)
+def test_a_status_that_nobody_defines_has_the_words_of_its_range(code, words):
+    assert Status(code).meaning == Status(code).describe("1.2.840.10008.1.1") == words
+
+
+# What the services of PS3.4 need of DIMSE
+
+USES = [
+    (service, sop_class["uid"], *use)
+    for service in SERVICES["services"].values()
+    if isinstance(service["sop_classes"], list)
+    for sop_class in service["sop_classes"]
+    for use in sop_class.get("dimse", {}).items()
+] + [(SERVICES["services"]["storage"], uid, "C-STORE", "M/M") for uid in SERVICE_CLASSES["storage"]]
+
+
+@pytest.mark.parametrize(
+    ("service", "uid", "dimse", "usage"),
+    [pytest.param(*use, id=f"{use[0]['title']}: {name_of(use[1])} {use[1]}: {use[2]} {use[3]}") for use in USES],
+)
+def test_a_dimse_service_of_a_sop_class_has_its_messages_and_a_context_to_carry_them(service, uid, dimse, usage):
+    name = dimse.split(" ")[0]
+    assert name in service["dimse_services"]
+    assert usage in SERVICES["legend"]
+    request, response = ours(f"{name}-RQ"), ours(f"{name}-RSP")
+    assert {"affected_sop_class_uid", "requested_sop_class_uid"} & set(request.mandatory)
+    assert "affected_sop_class_uid" in response.optional
+    proposed = {each for uids in SERVICE_CLASSES.values() for each in uids}
+    assert proposed & {uid, *CONTEXTS_FOR.get(uid, ())}
+    assert (uid in STORAGE_SOP_CLASSES) is (name == "C-STORE")
 
 
 @pytest.mark.parametrize("code", [-1, 0x10000])
@@ -399,6 +549,13 @@ def test_a_status_is_an_integer_that_knows_its_words():
 def test_the_named_statuses_carry_nothing_from_a_response():
     Status(0x0110, "once", (1,))
     assert (Status.PROCESSING_FAILURE.error_comment, Status.PROCESSING_FAILURE.offending_element) == ("", ())
+
+
+@pytest.mark.parametrize("general", DIMSE["general_statuses"], ids=lambda each: f"{each['hex']} {each['name']}")
+def test_every_general_status_is_an_attribute_of_status(general):
+    names = [name for name, value in vars(Status).items() if isinstance(value, Status) and value == general["code"]]
+    assert len(names) == 1
+    assert words(names[0].replace("_", " ")) <= words(general["name"])
 
 
 def test_only_0000h_is_success_and_a_warning_is_no_failure():
