@@ -25,8 +25,8 @@ from asyncdicom.uids import VERIFICATION, name_of
 
 from .console import log, say, set_up_logging
 from .exit_codes import ExitCode, ToolError
-from .naming import DEFAULT_PATTERN, FIELDS, Pattern
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
+from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
 from .shared import ADDRESS_FAMILIES, LOGGING, LOOP, TIMEOUTS, TLS, NetworkOptions, number, run_tool, seconds
 from .syntaxes import ACCEPTED
 
@@ -40,7 +40,7 @@ __all__ = ["TOOL", "StoreScpOptions", "main"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreScpOptions(NetworkOptions):
+class StoreScpOptions(FilesOptions, NetworkOptions):
     """What storescp's command line sets."""
 
     aet: str = "STORESCP"
@@ -51,30 +51,12 @@ class StoreScpOptions(NetworkOptions):
     accepted: tuple[str, ...] = ()
     any_storage: bool = False
     refuse: bool = False
-    ignore: bool = False
     echo: bool = True
     sleep_after: float = 0.0
     sleep_during: float = 0.0
     abort: str = ""
-    folder: str = "."
-    pattern: str = DEFAULT_PATTERN
-    extension: str | None = None
-    study_prefix: str | None = None
-    sync: bool = False
     drain: float = 30.0
     port_file: str = ""
-
-
-def _pattern(text: str) -> str:
-    Pattern(text)
-    return text
-
-
-def _extension(text: str) -> str:
-    Pattern(f"x{text}")
-    if "/" in text or "{" in text:
-        raise ValueError("an extension is the end of a name, such as .dcm")
-    return text
 
 
 def _delay(text: str) -> float:
@@ -82,8 +64,6 @@ def _delay(text: str) -> float:
     return 0.0 if time == float("inf") else time
 
 
-_AS_RECEIVED: Final = "instances are written as they are received, in every transfer syntax"
-_NOT_WRITTEN_ANEW: Final = "instances are written as they are received, never encoded anew"
 _NO_COMMANDS: Final = "commands on events are not in this version of the tool"
 
 TOOL: Final = Tool(
@@ -96,44 +76,10 @@ TOOL: Final = Tool(
         Group(
             "files",
             (
-                value("-od --output-directory", "folder", "FOLDER", "write instances below this folder"),
-                value(
-                    "--pattern",
-                    "pattern",
-                    "TEXT",
-                    f"name of the files below the folder, with fields in braces: {', '.join(FIELDS)}",
-                    _pattern,
-                ),
-                value("-fe --filename-extension", "extension", "TEXT", "end of the files' names", _extension),
-                value(
-                    "-su --sort-on-study-uid",
-                    "study_prefix",
-                    "PREFIX",
-                    "a folder per study, PREFIX_{StudyInstanceUID}; as --pattern does it",
-                ),
-                flag("--ignore", "ignore", "receive, answer, and write nothing"),
-                flag("--sync", "sync", "answer once the file is on stable storage"),
-                nothing_to_do("+B --bit-preserving", _AS_RECEIVED),
-                nothing_to_do("-B --normal", _AS_RECEIVED),
-                nothing_to_do("+F --write-file", "files have file meta information"),
-                refused("-F --write-dataset", "files have file meta information"),
-                nothing_to_do("+t= --write-xfer-same", _AS_RECEIVED),
-                refused("+te --write-xfer-little", _NOT_WRITTEN_ANEW),
-                refused("+tb --write-xfer-big", _NOT_WRITTEN_ANEW),
-                refused("+ti --write-xfer-implicit", _NOT_WRITTEN_ANEW),
-                refused("+td --write-xfer-deflated", _NOT_WRITTEN_ANEW),
-                nothing_to_do("+u --enable-new-vr", _AS_RECEIVED),
-                refused("-u --disable-new-vr", _NOT_WRITTEN_ANEW),
-                refused("+g --group-length-create", _NOT_WRITTEN_ANEW),
-                refused("-g --group-length-remove", _NOT_WRITTEN_ANEW),
-                nothing_to_do("+g= --group-length-recalc", _AS_RECEIVED),
-                nothing_to_do("+e --length-explicit", _AS_RECEIVED),
-                refused("-e --length-undefined", _NOT_WRITTEN_ANEW),
-                nothing_to_do("-p --padding-off", _AS_RECEIVED),
-                refused("+p --padding-create", _NOT_WRITTEN_ANEW, "FILE-PAD", "ITEM-PAD"),
-                nothing_to_do("-uc --retain-un", _AS_RECEIVED),
-                refused("+uc --convert-un", _NOT_WRITTEN_ANEW),
-                refused("+cl --compression-level", _NOT_WRITTEN_ANEW, "LEVEL"),
+                *FILES,
+                *AS_RECEIVED_IN_FULL,
+                nothing_to_do("-uc --retain-un", "instances are written as they are received"),
+                refused("+uc --convert-un", "instances are written as they are received"),
                 refused("-ss --sort-conc-studies", "use --pattern", "PREFIX"),
                 refused("-sp --sort-on-patientname", "use --pattern"),
                 nothing_to_do("-uf --default-filenames", "names come from the SOP Instance UID, or from --pattern"),
@@ -240,8 +186,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _serve(options: StoreScpOptions, words: list[str]) -> int:
     port = _port(words)
-    folder = _folder(options)
-    receiver = _Receiver(options, folder)
+    receiver = _Receiver(options, Files(options))
     signals = _Signals()
     server = await _listen(options, port, receiver)
     serving = asyncio.ensure_future(server.serve_forever())
@@ -273,23 +218,6 @@ def _port(words: list[str]) -> int:
         return number(0, 65535)(words[0])
     except ValueError as error:
         raise UsageError(f"port {words[0]}: {error}") from None
-
-
-def _folder(options: StoreScpOptions) -> Path:
-    """The output folder. Raises ToolError when nothing can be written there."""
-    folder = Path(options.folder).absolute()
-    if options.ignore:
-        return folder
-    if not folder.is_dir():
-        raise ToolError(ExitCode.OUTPUT_FOLDER, f"the output folder {folder} does not exist", "create it, or name -od")
-    probe = folder / f".{secrets.token_hex(8)}.probe"
-    try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        message = f"the output folder {folder} cannot be written to: {error.strerror}"
-        raise ToolError(ExitCode.OUTPUT_FOLDER, message) from error
-    return folder
 
 
 async def _listen(options: StoreScpOptions, port: int, receiver: _Receiver) -> Server:
@@ -396,21 +324,8 @@ class _Receiver:
     """Stores what comes; sent to workers where there are some."""
 
     options: StoreScpOptions
-    folder: Path
-    pattern: Pattern = field(init=False)
+    files: Files
     _aborts: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        text = self.options.pattern
-        if self.options.extension is not None:
-            text = text.removesuffix(".dcm") + self.options.extension
-        if self.options.study_prefix is not None:
-            prefix = f"{self.options.study_prefix}_" if self.options.study_prefix else ""
-            text = f"{prefix}{{StudyInstanceUID}}/{text}"
-        try:
-            self.pattern = Pattern(text)
-        except ValueError as error:
-            raise UsageError(f"the pattern {text}: {error}") from None
 
     async def store(self, request: CStoreRequest) -> Status:
         """The C-STORE handler."""
@@ -419,9 +334,7 @@ class _Receiver:
                 await self._abort(request)
             if self.options.sleep_during:
                 await asyncio.sleep(self.options.sleep_during)
-            path = "" if self.options.ignore else str(await self._save(request))
-            if self.options.ignore:
-                await request.data_set.drop()
+            path = await self.files.save(request)
         except BaseException as error:
             if isinstance(error, AssociationError) or not isinstance(error, Exception):  # the library logs the others
                 log.error("%s: %s did not come whole", _from(request), request.sop_instance_uid)
@@ -442,14 +355,6 @@ class _Receiver:
             await asyncio.sleep(self.options.sleep_after)
         return Status.SUCCESS
 
-    async def _save(self, request: CStoreRequest) -> Path:
-        head = await request.data_set.head(self.pattern.tags, _HEAD_LIMIT) if self.pattern.tags else {}
-        path = self.pattern.path(self.folder, self.pattern.values(request, head))
-        if path.parent != self.folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        await request.data_set.save_as(path, sync=self.options.sync)
-        return path
-
     async def _abort(self, request: CStoreRequest) -> None:
         """Abort the association in a task of its own, as the handler's is cancelled by it: this does not return."""
         task = asyncio.ensure_future(request.association.abort())
@@ -465,10 +370,6 @@ class _Receiver:
 def _summary(done: Statistics) -> str:
     """What was done, in one line."""
     return f"{done.instances} instances, {done.bytes} bytes, {done.failures} failures"
-
-
-_HEAD_LIMIT = 64 * 1024
-"""Bytes of a data set in which the fields of a pattern are looked for; real objects have them in the first few KiB."""
 
 
 def _from(request: CStoreRequest) -> str:
