@@ -1,8 +1,7 @@
 """An archive in a folder: stores, finds, and sends what it has (PS3.4 B, C).
 
-Files are as they came, one per instance, under the SOP Instance UID; one that comes again replaces the earlier. The
-index lives in one thread of its own, so that the event loop never waits for it. Queries are hierarchical (C.4.1.3.1.1)
-unless relational ones were negotiated, and so are retrievals (C.4.2.2.1, C.4.3.2.1).
+Files are as they came, one per instance, named by its SOP Instance UID; one that comes again replaces the earlier. The
+index has a thread of its own, so that the event loop never waits for it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from asyncdicom.command import Status
 from asyncdicom.errors import FileFormatError, StatusError
 from asyncdicom.presentation import Context
 from asyncdicom.services.matching import Matcher, values_of
+from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveOptions
 from asyncdicom.uids import SERVICE_CLASSES
 
-from .index import KEYS, LEVELS, UNIQUE_KEYS, Index, Selection, available, columns
+from .index import Index, Selection, available, columns
 
 if TYPE_CHECKING:
     import os
@@ -32,42 +32,41 @@ if TYPE_CHECKING:
 
     from asyncdicom.requests import CFindRequest, CGetRequest, CMoveRequest, CStoreRequest
 
-__all__ = ["MODELS", "Archive"]
+__all__ = ["Archive"]
 
-_LEVELS_OF: Final = {"patient root": LEVELS, "study root": LEVELS[1:], "patient/study only": LEVELS[:2]}
-MODELS: Final = {uid: levels for service, levels in _LEVELS_OF.items() for uid in SERVICE_CLASSES[service]}
-"""The levels of each information model, by the SOP classes of FIND, MOVE and GET (C.6.1.1, C.6.2.1, C.6.3.1)."""
+_MODELS: Final = [MODEL_OF[SERVICE_CLASSES[name][0]] for name in ("patient root", "study root", "patient/study only")]
+_QUERIES: Final = QueryOptions(relational=True, combined_datetime=True, empty_values=True, multiple_values=True)
+_RETRIEVALS: Final = RetrieveOptions(relational=True)
+"""What may be negotiated (C.5)."""
 
-_RELATIONAL, _COMBINED_DATETIME, _EMPTY_VALUES, _MULTIPLE_VALUES = 0, 1, 5, 6
-_FIND_EXTENSIONS: Final = bytes(int(byte in (0, 1, 5, 6)) for byte in range(7))
-"""What may be negotiated of queries (Table C.5-2), and of retrievals, which is the first of it (Table C.5-3)."""
-
-_LEVEL = 0x00080052
-_NOT_THE_MODEL = 0xA900
-"""Identifier, or data set, does not match SOP class (Tables C.4-1 to C.4-3, B.2-1)."""
+_CHARACTER_SET, _LEVEL = 0x00080005, 0x00080052
 
 
 class Archive:
-    """An archive in a folder; ``async with`` reads the folder, and it is a service for :func:`asyncdicom.serve`.
+    """An archive in a folder, and a service for :func:`~asyncdicom.serve`: C-FIND, C-MOVE and C-GET.
 
-    It performs C-FIND, C-GET and C-MOVE; :meth:`store` is the C-STORE handler to go with it. Raises OSError, as the
-    operating system does, for a folder that cannot be read.
+    :meth:`store` is the C-STORE handler that goes with it. Patient root, study root and patient/study only models, with
+    the keys of :data:`~asyncdicom.node.index.KEYS`; relational queries and retrievals where they are negotiated.
+    ``async with`` reads the folder, with all folders in it. Raises OSError for one that cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder).absolute()
         self._thread = ThreadPoolExecutor(1, "archive")
-        self._index: Index
-        self.contexts = tuple(
-            Context(uid, extended=_FIND_EXTENSIONS if uid.endswith(".1") else _FIND_EXTENSIONS[:1]) for uid in MODELS
-        )
-        self.handlers = {"c_find": self.find, "c_get": self.retrieve, "c_move": self.retrieve}
-        self.instances = 0
-        """How many the folder had in the beginning."""
+        self._index = Index(self._folder)
+        self.contexts = [
+            Context(uid, extended=(_QUERIES if uid == model.find else _RETRIEVALS).encode())
+            for model in _MODELS
+            for uid in model.sop_classes
+        ]
+        self.handlers: dict[str, Callable[[Any], Any]] = {
+            "c_find": self.find,
+            "c_get": self.retrieve,
+            "c_move": self.retrieve,
+        }
 
     async def __aenter__(self) -> Self:
-        self._index = await self._run(Index, self._folder)
-        self.instances = await self._run(self._index.scan)
+        await self._run(self._index.scan)
         return self
 
     async def __aexit__(
@@ -77,32 +76,33 @@ class Archive:
         self._thread.shutdown()
 
     async def store(self, request: CStoreRequest) -> Status:
-        """C-STORE: the instance is in the folder, and found, when this is answered."""
-        if request.sop_class_uid in MODELS:
+        """C-STORE: when it is answered, the instance is in the folder and can be found."""
+        if request.sop_class_uid in MODEL_OF:
             return Status.SOP_CLASS_NOT_SUPPORTED
-        part = self._folder / f".{secrets.token_hex(8)}.new"
+        part = self._folder / f".{secrets.token_hex(8)}.part"
         try:
             await request.data_set.save_as(part)
             await self._run(self._index.take, part, request.sop_class_uid, request.sop_instance_uid)
         except FileFormatError as error:
-            return _refusal(str(error))
+            return _mismatch(str(error))
         finally:
             part.unlink(missing_ok=True)
         return Status.SUCCESS
 
     async def find(self, request: CFindRequest) -> AsyncIterator[Dataset]:
         """C-FIND: what matches, a page of the index at a time (C.4.1)."""
-        level = _level(request)
+        agreed = QueryOptions.decode(request.association.extended.get(request.sop_class_uid, b""))
+        level = _level(request, relational=agreed.relational)
         identifier = _supported(request.identifier, level)
         try:
             matcher = Matcher(
                 identifier,
-                combined_datetime=_negotiated(request, _COMBINED_DATETIME),
-                empty_values=_negotiated(request, _EMPTY_VALUES),
-                multiple_values=_negotiated(request, _MULTIPLE_VALUES),
+                combined_datetime=agreed.combined_datetime,
+                multiple_values=agreed.multiple_values,
+                empty_values=agreed.empty_values,
             )
         except ValueError as error:
-            raise StatusError(_refusal(str(error))) from None
+            raise StatusError(_mismatch(str(error))) from None
         selection = Selection(level, *matcher.conditions(columns(level)))
         tags = [int(element.tag) for element in identifier]
         after: str | None = None
@@ -116,60 +116,64 @@ class Archive:
                 return
 
     async def retrieve(self, request: CGetRequest | CMoveRequest) -> AsyncIterator[str]:
-        """C-GET and C-MOVE: the files of what the unique keys name (C.4.2, C.4.3)."""
-        level = _level(request)
-        if not _unique(request.identifier, level):
-            raise StatusError(_refusal(f"a retrieval at {level} level needs {UNIQUE_KEYS[level]}"))
-        given = {UNIQUE_KEYS[each]: _unique(request.identifier, each) for each in LEVELS[: LEVELS.index(level) + 1]}
-        conditions = [f"{name} IN (SELECT value FROM json_each(?))" for name, texts in given.items() if texts]  # noqa: S608 - names of ours
-        selection = Selection(level, conditions, [json.dumps(texts) for texts in given.values() if texts])
+        """C-GET and C-MOVE: the files of all that the unique keys name (C.4.2, C.4.3)."""
+        agreed = RetrieveOptions.decode(request.association.extended.get(request.sop_class_uid, b""))
+        level = _level(request, relational=agreed.relational)
+        keys = MODEL_OF[request.sop_class_uid].keys(level)
+        if not _texts(request.identifier, keys[-1]):
+            raise StatusError(_mismatch(f"a retrieval needs the {level} level's unique key", keys[-1]))
+        named = {columns(level)[key]: texts for key in keys if (texts := _texts(request.identifier, key))}
+        conditions = [f"{column} IN (SELECT value FROM json_each(?))" for column in named]  # noqa: S608 - names of ours
+        selection = Selection(level, conditions, [json.dumps(texts) for texts in named.values()])
         paths = await self._run(self._index.paths, selection)
         request.total = len(paths)
         for path in paths:
             yield path
 
+    async def holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
+        """Whether an instance is here and its file too; None if it is here with another SOP class."""
+        return await self._run(self._index.holds, sop_class_uid, sop_instance_uid)  # type: ignore[no-any-return]
+
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Have the index's thread call a function; when this is cancelled it still does."""
+        """Have the index's thread call a function; it still does when this is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
-def _refusal(why: str, tag: int = 0) -> Status:
-    return Status(_NOT_THE_MODEL, why[:64], (tag,) if tag else ())
+def _mismatch(why: str, tag: int = 0) -> Status:
+    """Identifier or data set does not match SOP class (Tables B.2-1, C.4-1 to C.4-3)."""
+    return Status(0xA900, why, (tag,) if tag else ())
 
 
-def _negotiated(request: CFindRequest | CGetRequest, byte: int) -> bool:
-    return request.association.extended.get(request.sop_class_uid, b"")[byte : byte + 1] == b"\1"
+def _level(request: CFindRequest | CGetRequest, *, relational: bool) -> str:
+    """The level of a query or retrieval; raises StatusError if the identifier lacks what the model wants.
+
+    Unless it is relational, that is one value for the unique key of each level above (C.4.1.2.1, C.4.2.2.1).
+    """
+    model = MODEL_OF[request.sop_class_uid]
+    identifier = request.identifier
+    levels = _texts(identifier, _LEVEL) if identifier else []
+    if len(levels) != 1 or levels[0] not in model.levels:
+        raise StatusError(_mismatch(f"the level has to be one of {', '.join(model.levels)}", _LEVEL))
+    *above, _ = model.keys(levels[0])
+    for key in above:
+        if not relational and len(_texts(identifier, key)) != 1:
+            raise StatusError(_mismatch(f"{levels[0]} level needs one value of {columns(levels[0])[key]}", key))
+    return levels[0]
 
 
-def _level(request: CFindRequest | CGetRequest) -> str:
-    """The level of a query or retrieval, whose identifier has what the model asks for. Raises StatusError."""
-    levels = MODELS[request.sop_class_uid]
-    texts = values_of(request.identifier, _LEVEL)[1] if request.identifier else []
-    if len(texts) != 1 or texts[0] not in levels:
-        raise StatusError(_refusal(f"Query/Retrieve Level is one of {', '.join(levels)}", _LEVEL))
-    level = str(texts[0])
-    if not _negotiated(request, _RELATIONAL):
-        for above in levels[: levels.index(level)]:
-            if len(_unique(request.identifier, above)) != 1:
-                raise StatusError(
-                    _refusal(f"{level} level needs one {UNIQUE_KEYS[above]}", KEYS[above][UNIQUE_KEYS[above]][0])
-                )
-    return level
-
-
-def _unique(identifier: Dataset, level: str) -> list[str]:
-    """The values of a level's unique key; one with wild cards has none."""
-    texts = [str(value) for value in values_of(identifier, KEYS[level][UNIQUE_KEYS[level]][0])[1]]
+def _texts(identifier: Dataset, tag: int) -> list[str]:
+    """The values of a unique key; one with wild cards names nothing."""
+    texts = [str(value) for value in values_of(identifier, tag)[1]]
     return [] if any("*" in text or "?" in text for text in texts) else texts
 
 
 def _supported(identifier: Dataset, level: str) -> Dataset:
-    """The identifier without the values of keys that are not supported, which are answered empty (C.2.2.1.3)."""
+    """The identifier, emptied of the keys that are not supported at the level (C.2.2.1.3)."""
     from pydicom import DataElement, Dataset  # noqa: PLC0415 - there already, as the identifier is
 
-    known = {_LEVEL, 0x00080005, *available(level)}
+    known = {_CHARACTER_SET, _LEVEL, *available(level)}
     supported = Dataset()
     for tag in map(int, identifier.keys()):
-        vr = values_of(identifier, tag)[0]
-        supported.add(identifier[tag] if tag in known else DataElement(tag, vr, None))
+        empty = DataElement(tag, values_of(identifier, tag)[0], None)
+        supported.add(identifier[tag] if tag in known else empty)
     return supported

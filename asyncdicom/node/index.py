@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
     from asyncdicom.services.matching import Matcher
 
-__all__ = ["KEYS", "LEVELS", "UNIQUE_KEYS", "Index", "Page", "Selection", "available", "columns", "files", "read_row"]
+__all__ = [
+    "KEYS",
+    "LEVELS",
+    "UNIQUE_KEYS",
+    "Index",
+    "Page",
+    "Selection",
+    "available",
+    "columns",
+    "file_name",
+    "files",
+    "read_row",
+]
 
 KEYS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "PATIENT": {  # Table C.6-1
@@ -196,7 +208,7 @@ class Index:
         if (row["SOPClassUID"], row["SOPInstanceUID"]) != (sop_class_uid, sop_instance_uid):
             raise FileFormatError("the data set is another instance than the request says")
         earlier = self.paths(Selection("IMAGE", ("SOPInstanceUID = ?",), (sop_instance_uid,)))
-        place = Path(earlier[0]) if earlier else self._folder / f"{_safe(sop_instance_uid)}.dcm"
+        place = Path(earlier[0]) if earlier else self._folder / file_name(sop_instance_uid)
         path.replace(place)
         self._insert(place, row)
         return place
@@ -208,6 +220,13 @@ class Index:
             "ORDER BY StudyInstanceUID, SeriesInstanceUID, CAST(InstanceNumber AS INTEGER), number"
         )
         return [path for (path,) in self._database.execute(statement, selection.parameters)]
+
+    def holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
+        """Whether the instance is there and its file too; None if it is of another SOP class."""
+        statement = "SELECT SOPClassUID, path FROM instances WHERE SOPInstanceUID = ?"
+        for its_class, path in self._database.execute(statement, (sop_instance_uid,)):
+            return Path(path).is_file() if its_class == sop_class_uid else None
+        return False
 
     def find(self, selection: Selection, matcher: Matcher, tags: Iterable[int], after: str | None) -> Page:
         """The next of what is selected and matches, behind the unique key ``after`` (None for the first ones).
@@ -271,9 +290,11 @@ def files(folder: Path) -> Iterator[Path]:
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-def _safe(uid: str) -> str:
-    """A UID as a file name; what is none by its hash."""
-    return uid if _UID.fullmatch(uid) and len(uid) <= 64 else sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()
+def file_name(uid: str) -> str:
+    """The file of an instance: its UID if it is one, of anything else a hash."""
+    if not _UID.fullmatch(uid) or len(uid) > 64:
+        uid = sha256(uid.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{uid}.dcm"
 
 
 # From files
