@@ -19,13 +19,31 @@ from .errors import (
     NoConnection,
     PoolTimeout,
     ProtocolError,
+    StatusError,
 )
 from .instances import Instance, contexts_for, read_instance, split_by_contexts
+from .operations import Response, Responses
 from .part10 import FileMeta
 from .pdu import UserIdentity
-from .pool import AssociationPool, Backoff, ConnectOptions, SendResult, send_instances
-from .presentation import Context, PresentationContext
-from .requests import CStoreHandler, CStoreRequest
+from .pool import AssociationPool, Backoff, ConnectOptions, send_instances
+from .presentation import AsyncOperationsWindow, Context, PresentationContext
+from .requests import (
+    CFindRequest,
+    CGetRequest,
+    CMoveRequest,
+    CStoreHandler,
+    CStoreRequest,
+    NActionRequest,
+    NCreateRequest,
+    NDeleteRequest,
+    NEventReportRequest,
+    NGetRequest,
+    NSetRequest,
+    Request,
+    Service,
+)
+from .retrieve import Destination
+from .sending import SendResult
 from .server import Server, Statistics, serve, storage_contexts
 
 __all__ = [
@@ -37,7 +55,11 @@ __all__ = [
     "AssociationRejected",
     "AssociationReleased",
     "AssociationTimeout",
+    "AsyncOperationsWindow",
     "Backoff",
+    "CFindRequest",
+    "CGetRequest",
+    "CMoveRequest",
     "CStoreHandler",
     "CStoreRequest",
     "Category",
@@ -45,22 +67,34 @@ __all__ = [
     "ConnectOptions",
     "Context",
     "DataSetError",
+    "Destination",
     "DicomError",
     "FileFormatError",
     "FileMeta",
     "IncomingDataSet",
     "Instance",
     "LocalProtocolError",
+    "NActionRequest",
+    "NCreateRequest",
+    "NDeleteRequest",
+    "NEventReportRequest",
+    "NGetRequest",
+    "NSetRequest",
     "NoAcceptedContext",
     "NoConnection",
     "PoolTimeout",
     "PresentationContext",
     "Priority",
     "ProtocolError",
+    "Request",
+    "Response",
+    "Responses",
     "SendResult",
     "Server",
+    "Service",
     "Statistics",
     "Status",
+    "StatusError",
     "Timeouts",
     "UserIdentity",
     "__version__",

@@ -30,9 +30,10 @@ from .errors import (
 from .file_sender import FileSender
 from .instances import Instance, convert, describe_data_set, encode, read_instance
 from .operations import MAX_RESPONSE_LENGTH, Operation, Response, Responses
-from .pdu import Abort, AsyncOperationsWindow, check_ae_title
+from .pdu import Abort, check_ae_title
 from .performer import MAX_WAITING_REQUESTS, Performer, encoded
-from .requests import Handlers
+from .presentation import AsyncOperationsWindow
+from .requests import NO_HANDLERS
 from .transport import Connection
 from .uids import CONTEXTS_FOR, VERIFICATION, name_of
 from .upper_layer import Indication, State, UpperLayer
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from .pdu import UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
-    from .requests import Request
+    from .requests import Handlers, Request
     from .upper_layer import Indicated
 
 __all__ = ["Association", "Timeouts"]
@@ -89,7 +90,7 @@ class Association:
         timeouts: Timeouts,
         *,
         max_send_pdu_length: int,
-        handlers: Handlers = Handlers(),
+        handlers: Handlers = NO_HANDLERS,
         on_associate: Callable[[Association, Indicated], None],
         on_handled: Callable[[Request, Status | None], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
@@ -515,7 +516,7 @@ class Association:
             if upcoming is not None:
                 self._prepare(upcoming)
             return await operation.next()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again
             # A late response must not meet another request.
             raise self._cut_short(operation, error) from None
 
@@ -586,9 +587,7 @@ class Association:
             operation.abandon()
             operation.due = self.connection.now() + self.timeouts.dimse
             self.connection.wake_at(operation.due)
-            cancel = Command(
-                CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id
-            )
+            cancel = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id)
             _log.debug("> %s", cancel)
             self._write_between_messages(encode_command(operation.context.id, cancel, self._fragment_size))
 
@@ -950,4 +949,3 @@ def _end_error(about: object) -> AssociationError:
     if isinstance(about, ProtocolError):
         return AssociationAborted(2, about.reason, by_peer=False, detail=str(about))
     return AssociationLost("the peer closed the connection without releasing the association")
-

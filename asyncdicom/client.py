@@ -25,8 +25,18 @@ from .pdu import (
     check_ae_title,
     check_pdu_lengths,
 )
-from .presentation import as_contexts, established_contexts, propose_contexts, proposed_roles
+from .presentation import (
+    AsyncOperationsWindow,
+    Context,
+    agreed_window,
+    as_contexts,
+    established_contexts,
+    propose_contexts,
+    proposed_extended,
+    proposed_roles,
+)
 from .receive_buffer import SlabPool
+from .requests import Handlers
 from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
 from .upper_layer import Indication, UpperLayer
 
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
-    from .presentation import Context
+    from .requests import CStoreHandler, Handler, Service
     from .upper_layer import Indicated
 
 __all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
@@ -67,14 +77,24 @@ class connect:  # noqa: N801 - it is called like a function
 
     Nothing is done before it is awaited or entered.
 
-    ``contexts`` are the presentation contexts to propose, at most 128; a SOP class UID stands for itself with the
-    default transfer syntaxes. ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is
-    the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the longest that it sends, in
-    bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection comes from.
+    ``contexts`` are the presentation contexts to propose, at most 128: :class:`Context` objects, or UIDs, keywords and
+    names of SOP classes and service classes ("modality worklist"), which stand for themselves with the default transfer
+    syntaxes. Without them, those of ``services`` are proposed, else Verification.
+
+    ``c_store`` and ``n_event_report`` handle what the peer asks for on this association: sub-operations of a C-GET, and
+    notifications. ``services`` are further handlers, with their contexts. See :func:`~asyncdicom.serve`.
+
+    ``max_operations_invoked`` and ``max_operations_performed`` are the asynchronous operations window to propose (PS3.7
+    D.3.3.3), 0 for any number. It is proposed only if one of them is not 1: some peers hang up on it. What was agreed
+    is :attr:`Association.window`. With ``assume_roles``, SCP roles that were proposed and not answered count as
+    granted: some archives send C-GET's instances all the same. ``ssl`` and ``server_hostname`` mean what they mean in
+    asyncio. ``max_pdu_length`` is the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the
+    longest that it sends, in bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection
+    comes from.
 
     Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
-    LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected,
-    AssociationAborted, AssociationTimeout or NoConnection; cancellation closes what was opened.
+    LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected, AssociationAborted,
+    AssociationTimeout or NoConnection; cancellation closes what was opened.
     """
 
     def __init__(
@@ -84,7 +104,13 @@ class connect:  # noqa: N801 - it is called like a function
         *,
         called_ae_title: str = "ANY-SCP",
         calling_ae_title: str = "ASYNCDICOM",
-        contexts: str | Context | Iterable[Context | str] = (VERIFICATION,),
+        contexts: str | Context | Iterable[Context | str] | None = None,
+        c_store: CStoreHandler | None = None,
+        n_event_report: Handler | None = None,
+        services: Iterable[Service] = (),
+        max_operations_invoked: int = 1,
+        max_operations_performed: int = 1,
+        assume_roles: bool = False,
         ssl: ssl_module.SSLContext | bool | None = None,
         server_hostname: str | None = None,
         user_identity: UserIdentity | None = None,
@@ -100,7 +126,15 @@ class connect:  # noqa: N801 - it is called like a function
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._called = check_ae_title(called_ae_title)
         self._calling = check_ae_title(calling_ae_title)
-        offered = as_contexts(contexts)
+        served = [(as_contexts(service.contexts), service.handlers) for service in services]
+        if contexts is None:
+            offered = [each for its, _ in served for each in its] or [Context(VERIFICATION)]
+        else:
+            offered = as_contexts(contexts)
+        self._handlers = Handlers.of({"c_store": c_store, "n_event_report": n_event_report}, served)
+        window = AsyncOperationsWindow(max_operations_invoked, max_operations_performed)
+        self._window = window if window != (1, 1) else None
+        self._assume_roles = assume_roles
         self._proposed = propose_contexts(offered)
         self._roles = proposed_roles(offered)
         self._ssl = ssl
@@ -113,7 +147,9 @@ class connect:  # noqa: N801 - it is called like a function
             maximum_length=max_pdu_length,
             implementation_class_uid=implementation_class_uid,
             implementation_version_name=implementation_version_name,
+            async_operations_window=self._window,
             roles=self._roles,
+            extended=proposed_extended(offered),
             user_identity=user_identity,
         )
         self._request = AssociateRQ(self._called, self._calling, self._proposed, user_information)
@@ -145,6 +181,7 @@ class connect:  # noqa: N801 - it is called like a function
             upper_layer,
             self._timeouts,
             max_send_pdu_length=self._max_send_pdu_length,
+            handlers=self._handlers,
             on_associate=self._answered,
         )
         association.called_ae_title, association.calling_ae_title = self._called, self._calling
@@ -193,10 +230,16 @@ class connect:  # noqa: N801 - it is called like a function
             association._end(AssociationRejected(answer.result, answer.source, answer.reason))
             return
         assert isinstance(answer, AssociateAC)
+        user = answer.user_information
         contexts = established_contexts(
-            self._proposed, self._roles, answer.presentation_contexts, answer.user_information.roles
+            self._proposed,
+            self._roles,
+            answer.presentation_contexts,
+            user.roles,
+            assume_roles=self._assume_roles,
         )
+        window = agreed_window(self._window, user.async_operations_window)
         try:
-            association.established(answer.user_information, contexts)
+            association.established(user, contexts, window, dict(user.extended))
         except LocalProtocolError as error:
             association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))

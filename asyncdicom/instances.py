@@ -38,6 +38,7 @@ __all__ = [
     "contexts_for",
     "convert",
     "decode",
+    "decode_data_set",
     "describe_data_set",
     "encode",
     "new_uid",
@@ -193,6 +194,28 @@ def decode(data: bytes, meta: FileMeta, limit: int) -> Dataset:
         raise DataSetError(f"the data set cannot be decoded: {error}") from error
     if written is not meta:
         data_set.file_meta.TransferSyntaxUID = UID(meta.transfer_syntax_uid)
+    return data_set
+
+
+def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28) -> Dataset:
+    """A pydicom data set without file meta information: an identifier, attributes, ...
+
+    ``limit`` bounds what it inflates to. Raises DataSetError for what cannot be decoded.
+    """
+    from pydicom.filereader import read_dataset  # noqa: PLC0415
+
+    syntax = transfer_syntax(syntax_uid)
+    if syntax.deflated:
+        data = _inflate(data, limit)
+    try:
+        data_set = read_dataset(
+            BytesIO(data), is_implicit_VR=not syntax.explicit_vr, is_little_endian=syntax.little_endian
+        )
+        data_set.set_original_encoding(not syntax.explicit_vr, syntax.little_endian)
+        for _ in data_set.iterall():
+            pass  # pydicom decodes when it is asked: ask now, so that errors are met here
+    except Exception as error:  # pydicom raises what happens to it
+        raise DataSetError(f"the data set cannot be decoded: {error}") from error
     return data_set
 
 

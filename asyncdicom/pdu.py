@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from .errors import AbortReason, ProtocolError
-from .presentation import ContextResult, ExtendedNegotiation, ProposedContext, RoleSelection
+from .presentation import AsyncOperationsWindow, ContextResult, ExtendedNegotiation, ProposedContext, RoleSelection
 from .uids import APPLICATION_CONTEXT, clean_uid
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = [
     "AssociateAC",
     "AssociateRJ",
     "AssociateRQ",
-    "AsyncOperationsWindow",
     "CommonExtendedNegotiation",
     "PDataTF",
     "PduType",
@@ -102,13 +101,6 @@ class _Item(enum.IntEnum):
     COMMON_EXTENDED_NEGOTIATION = 0x57
     USER_IDENTITY_RQ = 0x58
     USER_IDENTITY_AC = 0x59
-
-
-class AsyncOperationsWindow(NamedTuple):
-    """Operations that may be outstanding at once; 0 is no limit (PS3.7 D.3.3.3). Both as the requestor sees them."""
-
-    invoked: int
-    performed: int
 
 
 class CommonExtendedNegotiation(NamedTuple):

@@ -21,7 +21,7 @@ from .command import Category, CommandField, DataSetPresence, Status
 from .dimse import encode_command, encode_response, response_to
 from .errors import AssociationError, DataSetError, ProtocolError, StatusError
 from .receive_buffer import MAX_HELD
-from .requests import REQUESTS, CStoreRequest, NCreateRequest
+from .requests import REQUESTS, NCreateRequest
 from .uids import CONTEXTS_FOR, VERIFICATION
 from .wakeup import Wakeup
 
@@ -356,18 +356,18 @@ class Performer:
         """What a handler yields next; :data:`_END` when that was all or the peer wants no more."""
         task = request.task
         assert task is not None
-        if request.is_cancelled:
+        if _is_unwanted(request):
             return _END
         request.stop = task.cancel
         try:
             match = await anext(matches, _END)
         except asyncio.CancelledError:
-            if not request.is_cancelled or self._association._ended is not None or task.uncancel():
+            if not _is_unwanted(request) or self._association._ended is not None or task.uncancel():
                 raise
             return _END
         finally:
             request.stop = None
-        if request.is_cancelled:  # and the handler would not hear of it
+        if _is_unwanted(request):  # and the handler would not hear of it
             task.uncancel()
             return _END
         return match
@@ -424,6 +424,11 @@ class Performer:
 
 _CANCELLABLE = frozenset((CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ))
 _TOO_LONG = {False: Status.OUT_OF_RESOURCES, True: Status.RESOURCE_LIMITATION}
+
+
+def _is_unwanted(request: Request) -> bool:
+    """Whether a C-CANCEL has come."""
+    return request.is_cancelled
 
 
 def _judge_normalized(context: PresentationContext, command: Command) -> Status | None:

@@ -16,14 +16,13 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import AsyncIterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from .association import Timeouts, _finite
 from .client import connect
-from .command import Priority, Status
+from .command import Priority
 from .errors import (
     AssociationError,
     AssociationLost,
@@ -34,6 +33,7 @@ from .errors import (
 )
 from .instances import Instance, contexts_for, read_instance
 from .presentation import MAX_CONTEXTS, Context, as_contexts
+from .sending import Sending, SendResult, StoreOptions
 from .uids import VERIFICATION
 
 if TYPE_CHECKING:
@@ -45,24 +45,16 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .association import Association
+    from .command import Status
     from .pdu import UserIdentity
+    from .sending import Sendable, Sendables
 
-    _Sendable = str | os.PathLike[str] | Instance | Dataset
-    _Sendables = Iterable[_Sendable] | AsyncIterable[_Sendable] | os.PathLike[str]
-
-__all__ = ["AssociationPool", "Backoff", "ConnectOptions", "SendResult", "send_instances"]
+__all__ = ["AssociationPool", "Backoff", "ConnectOptions", "send_instances"]
 
 _log = logging.getLogger("asyncdicom")
 
 _CHECK_PATIENCE = 5.0
 """Seconds for an idle association to answer a C-ECHO; a new one is made sooner than the DIMSE timeout."""
-
-_LOOK_AHEAD = 64
-"""Instances that are looked at before their turn. They need two presentation contexts each at most, so that one
-association can propose them all."""
-
-_MAX_RESULTS = 64
-"""Results that nobody has fetched; with more of them nothing is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +88,6 @@ class ConnectOptions(TypedDict, total=False):
     local_address: tuple[str, int] | None
     implementation_class_uid: str
     implementation_version_name: str
-
-
-class SendResult(NamedTuple):
-    """What came of sending one instance."""
-
-    instance: _Sendable
-    """What was to be sent, as it was given."""
-    status: Status | None
-    """The peer's answer; None when there was none."""
-    error: Exception | None = None
-    """Why there was no answer: what :meth:`Association.c_store` raises."""
-    is_unknown: bool = False
-    """Whether the peer may have it all the same: the association ended before the answer came."""
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the peer has it, be it with a warning."""
-        return self.status is not None and not self.status.is_failure
 
 
 class AssociationPool:
@@ -169,9 +143,9 @@ class AssociationPool:
             connect(host, port, contexts=self._fixed, **options)  # what cannot be proposed is refused here
         self._asked: dict[Context, None] = {}
         """What was asked for, the latest last; at most as many as an association can have."""
-        self._idle: list[_Member] = []
+        self._idle: list[Member] = []
         """The one that was used last at the end: it is used again first, so that too many become idle."""
-        self._in_use: set[_Member] = set()
+        self._in_use: set[Member] = set()
         self._free = max_associations
         """Places that nobody has."""
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -225,7 +199,7 @@ class AssociationPool:
 
     async def c_store(
         self,
-        instance: _Sendable,
+        instance: Sendable,
         *,
         priority: Priority = Priority.MEDIUM,
         decompress: bool = False,
@@ -258,7 +232,7 @@ class AssociationPool:
 
     def send(
         self,
-        instances: _Sendables,
+        instances: Sendables,
         *,
         priority: Priority = Priority.MEDIUM,
         decompress: bool = False,
@@ -269,8 +243,8 @@ class AssociationPool:
 
         Who waits for an association meanwhile gets one after the instance that is being sent on it.
         """
-        options: _StoreOptions = {"priority": priority, "decompress": decompress}
-        return _Sending(self, instances, options, resend=resend, halt=halt).results()
+        options: StoreOptions = {"priority": priority, "decompress": decompress}
+        return Sending(self, instances, options, resend=resend, halt=halt).results()
 
     async def close(self, drain: float = 10.0) -> None:
         """Release what is idle, give what is in use ``drain`` seconds to be done, then abort it.
@@ -310,7 +284,10 @@ class AssociationPool:
 
     # Taking and putting back
 
-    async def _take(self, contexts: Iterable[Context], timeout: float | None = None) -> _Member:
+    def _delay(self, failures: int) -> float:
+        return self._backoff.delay(failures)
+
+    async def _take(self, contexts: Iterable[Context], timeout: float | None = None) -> Member:
         """Wait for a place, and get an association for it."""
         if self._closed:
             raise LocalProtocolError("the pool is closed")
@@ -335,7 +312,7 @@ class AssociationPool:
             )
             raise PoolTimeout(f"no association within {timeout:g} s: {why}") from self._trouble
 
-    async def _take_place_and_member(self, contexts: Iterable[Context]) -> _Member:
+    async def _take_place_and_member(self, contexts: Iterable[Context]) -> Member:
         await self._take_place()
         try:
             member = await self._idle_member(contexts) or await self._new_member(contexts)
@@ -345,7 +322,7 @@ class AssociationPool:
         self._in_use.add(member)
         return member
 
-    async def _put_back(self, member: _Member) -> None:
+    async def _put_back(self, member: Member) -> None:
         """What can be used again stays, the rest goes; the place is free either way."""
         association = member.association
         try:
@@ -389,7 +366,7 @@ class AssociationPool:
         if self._free == self._max:
             self._all_back.set()
 
-    async def _idle_member(self, contexts: Iterable[Context]) -> _Member | None:
+    async def _idle_member(self, contexts: Iterable[Context]) -> Member | None:
         """The idle association that was used last, of those that have proposed the contexts and are alive."""
         self._idle = [member for member in self._idle if member.association.is_established]
         while member := next((each for each in reversed(self._idle) if each.has_proposed(contexts)), None):
@@ -400,7 +377,7 @@ class AssociationPool:
                 return member
         return None
 
-    async def _check(self, member: _Member) -> bool:
+    async def _check(self, member: Member) -> bool:
         """Whether the peer still answers on an association."""
         association = member.association
         try:
@@ -417,7 +394,7 @@ class AssociationPool:
             raise
         return association.is_established
 
-    async def _new_member(self, contexts: Iterable[Context]) -> _Member:
+    async def _new_member(self, contexts: Iterable[Context]) -> Member:
         while self._idle and self._max - self._free + len(self._idle) > self._max:
             await _let_go(self._idle.pop(0).association)
         proposal = self._proposal(contexts)
@@ -432,7 +409,7 @@ class AssociationPool:
                 self._trouble = error
             else:
                 self._trouble = None
-                return _Member(association, frozenset(proposal))
+                return Member(association, frozenset(proposal))
             delay = self._backoff.delay(failures)
             _log.info("= trying again in %.1f s: %s", delay, self._trouble)
             await asyncio.sleep(delay)
@@ -486,7 +463,7 @@ async def _let_go(association: Association) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Member:
+class Member:
     """An association of a pool."""
 
     association: Association
@@ -514,7 +491,7 @@ class _Member:
 
 
 async def send_instances(
-    instances: _Sendables,
+    instances: Sendables,
     host: str,
     port: int = 104,
     *,
@@ -551,207 +528,3 @@ async def send_instances(
                 yield result
         finally:
             await results.aclose()
-
-
-class _StoreOptions(TypedDict):
-    priority: Priority
-    decompress: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """An instance to send."""
-
-    given: _Sendable
-    instance: Instance | Dataset
-    contexts: tuple[Context, ...]
-    tries: int = 0
-
-
-class _Sending:
-    """One run: a feeder that looks at instances, a worker per association, and whoever iterates over the results.
-
-    The iterating side owns the tasks, and ends them.
-    """
-
-    def __init__(
-        self,
-        pool: AssociationPool,
-        instances: _Sendables,
-        options: _StoreOptions,
-        *,
-        resend: bool,
-        halt: bool,
-    ) -> None:
-        self._pool = pool
-        # What is iterable itself would come in pieces.
-        self._instances = [instances] if isinstance(instances, (str, os.PathLike, Instance)) else instances
-        self._options = options
-        self._resend = resend
-        self._halt = halt
-        self._window: deque[_Entry] = deque()
-        """What was looked at, the next one first."""
-        self._results: deque[SendResult] = deque()
-        self._in_flight = 0
-        self._connecting = 0
-        """Workers that wait for an association."""
-        self._exhausted = False
-        """Whether nothing comes into the window any more."""
-        self._halted = False
-        self._refusals: list[Exception] = []
-        """Why associations could not be made."""
-        self._may_read = asyncio.Event()
-        self._may_send = asyncio.Event()
-        self._news = asyncio.Event()
-
-    async def results(self) -> AsyncGenerator[SendResult]:
-        feeder = asyncio.create_task(self._feed())
-        workers = [asyncio.create_task(self._work()) for _ in range(self._pool._max)]
-        for task in workers:
-            task.add_done_callback(lambda _: self._news.set())
-        try:
-            while True:
-                while self._results:
-                    was_full = len(self._results) >= _MAX_RESULTS
-                    yield self._results.popleft()
-                    if was_full:
-                        self._may_send.set()
-                        self._may_read.set()
-                if self._exhausted and not self._window and not self._in_flight:
-                    break
-                for task in workers:
-                    if task.done():
-                        task.result()  # raises what should not have happened
-                if all(task.done() for task in workers):
-                    raise self._refusals[0]
-                self._news.clear()
-                await self._news.wait()
-            if feeder.done():
-                feeder.result()  # raises what the iterable has raised
-            if self._refusals:
-                _log.warning("fewer than %d associations: %s", len(workers), self._refusals[0])
-        finally:
-            for task in (feeder, *workers):
-                task.cancel()
-            await asyncio.gather(feeder, *workers, return_exceptions=True)
-
-    # The feeder
-
-    async def _feed(self) -> None:
-        try:
-            if isinstance(self._instances, AsyncIterable):
-                async for given in self._instances:
-                    if not await self._take_in(given):
-                        break
-            else:
-                for given in self._instances:
-                    if not await self._take_in(given):
-                        break
-        finally:
-            self._exhausted = True
-            self._news.set()
-
-    def _look_at(self, given: _Sendable) -> None:
-        try:
-            instance = read_instance(given) if isinstance(given, (str, os.PathLike)) else given
-            contexts = self._pool._contexts_for(instance)
-        except Exception as error:  # noqa: BLE001 - it is the result
-            self._add_result(SendResult(given, None, error))
-            return
-        self._pool._remember(contexts)
-        self._window.append(_Entry(given, instance, contexts))
-        self._may_send.set()
-
-    async def _take_in(self, given: _Sendable) -> bool:
-        """Look at an instance, and wait until there is room for another; returns whether it is wanted."""
-        if self._halted:
-            return False
-        self._look_at(given)
-        if len(self._window) >= _LOOK_AHEAD or len(self._results) >= _MAX_RESULTS:
-            while len(self._window) > _LOOK_AHEAD // 2 or len(self._results) >= _MAX_RESULTS:
-                self._may_read.clear()
-                await self._may_read.wait()
-        elif self._in_flight and isinstance(given, (str, os.PathLike)):
-            await asyncio.sleep(0)  # looking at files must not keep answers waiting
-        return not self._halted
-
-    # The workers
-
-    async def _work(self) -> None:
-        """One association after the other, as long as there is something to send: most often just one."""
-        losses = 0
-        while True:
-            if losses > 1:
-                await asyncio.sleep(self._pool._backoff.delay(losses - 1))
-            while len(self._window) <= self._connecting or len(self._results) >= _MAX_RESULTS:
-                self._may_send.clear()
-                await self._may_send.wait()
-            self._connecting += 1
-            try:
-                member = await self._pool._take(self._window[0].contexts)
-            except Exception as error:  # noqa: BLE001 - raised when nobody is left
-                self._refusals.append(error)
-                return
-            finally:
-                self._connecting -= 1
-                self._may_send.set()
-            try:
-                successes = await self._send_over(member)
-            finally:
-                await self._pool._put_back(member)
-            losses = 0 if successes or member.association.is_established else losses + 1
-
-    async def _send_over(self, member: _Member) -> int:
-        """Send what is next as long as it can go over an association; returns how many answers came."""
-        answers = 0
-        while (entry := self._next(member)) is not None:
-            self._in_flight += 1
-            try:
-                result = await self._send(entry, member.association)
-            finally:
-                self._in_flight -= 1
-            if result is None:
-                self._window.appendleft(entry)
-                break
-            answers += result.status is not None
-            self._add_result(result)
-            if self._pool._waiting or not member.association.is_established:
-                break
-        self._news.set()
-        return answers
-
-    def _next(self, member: _Member) -> _Entry | None:
-        """The next instance, if this association can carry it."""
-        if not self._window or len(self._results) >= _MAX_RESULTS:
-            return None
-        if not member.has_proposed(self._window[0].contexts):
-            return None
-        if len(self._window) <= _LOOK_AHEAD // 2:
-            self._may_read.set()
-        return self._window.popleft()
-
-    async def _send(self, entry: _Entry, association: Association) -> SendResult | None:
-        """Send an instance; returns None when it is to be tried again."""
-        writes = association.connection.writes
-        # With several associations it is not known which one will take what is next.
-        following = self._window[0].instance if self._window and self._pool._max == 1 else None
-        upcoming = following if isinstance(following, Instance) else None
-        try:
-            status = await association.c_store(entry.instance, upcoming=upcoming, **self._options)
-        except AssociationError as error:
-            sent = association.connection.writes != writes
-            entry.tries += 1
-            if (not sent or self._resend) and entry.tries < self._pool._tries and not self._halted:
-                return None
-            return SendResult(entry.given, None, error, is_unknown=sent)
-        except Exception as error:  # noqa: BLE001 - it is the result
-            return SendResult(entry.given, None, error)
-        return SendResult(entry.given, status)
-
-    def _add_result(self, result: SendResult) -> None:
-        self._results.append(result)
-        self._news.set()
-        if self._halt and not result.is_success:
-            self._halted = self._exhausted = True
-            self._window.clear()
-            self._may_read.set()

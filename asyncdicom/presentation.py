@@ -28,6 +28,7 @@ __all__ = [
     "MAX_CONTEXTS",
     "STORAGE_TRANSFER_SYNTAXES",
     "AcceptancePolicy",
+    "AsyncOperationsWindow",
     "Context",
     "ContextResult",
     "ExtendedNegotiation",
@@ -37,6 +38,7 @@ __all__ = [
     "Result",
     "RoleSelection",
     "accept_contexts",
+    "agreed_window",
     "as_contexts",
     "established_contexts",
     "propose_contexts",
@@ -310,3 +312,20 @@ def established_contexts(
             scu, scp = wanted[uid].scu and given[uid].scu, wanted[uid].scp and given[uid].scp
         contexts[result.id] = PresentationContext(result.id, uid, result.transfer_syntax, scu, scp)
     return contexts
+
+
+class AsyncOperationsWindow(NamedTuple):
+    """How many operations may be in flight at once, seen from one side; 0 for any number (PS3.7 D.3.3.3).
+
+    In PDUs that side is the association requestor.
+    """
+
+    invoked: int
+    performed: int
+
+
+def agreed_window(one: AsyncOperationsWindow | None, other: AsyncOperationsWindow | None) -> AsyncOperationsWindow:
+    """What both sides can do, seen from the association requestor; without a proposal or an answer, one at a time."""
+    if one is None or other is None:
+        return AsyncOperationsWindow(1, 1)
+    return AsyncOperationsWindow(*(min(a or b, b or a) for a, b in zip(one, other, strict=True)))

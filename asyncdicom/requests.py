@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .presentation import Context, PresentationContext
 
 __all__ = [
+    "NO_HANDLERS",
     "REQUESTS",
     "CFindRequest",
     "CGetRequest",
@@ -305,9 +306,7 @@ class Service(Protocol):
 
 
 _NO_HANDLERS: Mapping[int, Handler] = MappingProxyType({})
-_FIELDS = {
-    MESSAGES[field].name[:-3].replace("-", "_").lower(): field for field in REQUESTS
-}
+_FIELDS = {MESSAGES[field].name[:-3].replace("-", "_").lower(): field for field in REQUESTS}
 
 
 class Handlers(NamedTuple):
@@ -333,6 +332,10 @@ class Handlers(NamedTuple):
             _by_field(handlers),
             {context.abstract_syntax: _by_field(its) for contexts, its in services for context in contexts},
         )
+
+
+NO_HANDLERS = Handlers()
+"""Nothing but C-ECHO is performed."""
 
 
 def _by_field(handlers: Mapping[str, Handler | None]) -> dict[int, Handler]:

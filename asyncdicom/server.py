@@ -14,7 +14,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from .association import Association, Timeouts
+from .association import Association, Timeouts, _finite
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .command import Category
 from .errors import AssociationAborted, AssociationReleased, LocalProtocolError, describe_rejection
@@ -22,11 +22,15 @@ from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_a
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
     AcceptancePolicy,
+    AsyncOperationsWindow,
     Context,
     accept_contexts,
+    agreed_window,
     as_contexts,
 )
 from .receive_buffer import MEMORY_LIMIT, SlabPool
+from .requests import CStoreRequest, Handlers
+from .retrieve import Retriever
 from .transport import set_options
 from .uids import (
     APPLICATION_CONTEXT,
@@ -39,12 +43,17 @@ from .upper_layer import State, UpperLayer
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
     from .command import Status
-    from .requests import CStoreHandler, CStoreRequest
+    from .pdu import UserIdentity
+    from .presentation import Negotiated
+    from .requests import CStoreHandler, Handler, Request, Service
+    from .retrieve import MoveDestinations
     from .upper_layer import Indicated
+
+    IdentityCheck = Callable[[UserIdentity, Association], Awaitable[bool | bytes | None]]
 
 __all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
 
@@ -95,7 +104,9 @@ class Server:
         *,
         ae_title: str | Collection[str] | None,
         calling_ae_titles: str | Collection[str] | None,
-        c_store: CStoreHandler | None,
+        handlers: Handlers,
+        window: AsyncOperationsWindow,
+        user_identity: IdentityCheck | None,
         policy: AcceptancePolicy,
         timeouts: Timeouts,
         max_associations: int,
@@ -107,7 +118,9 @@ class Server:
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._ae_titles = _titles(ae_title)
         self._calling_ae_titles = _titles(calling_ae_titles)
-        self._c_store = c_store
+        self._handlers = handlers
+        self._window = window
+        self._check_identity = user_identity
         self._policy = policy
         self._timeouts = timeouts
         self._max_associations = max_associations
@@ -119,6 +132,8 @@ class Server:
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
         self._statistics = Statistics()
+        self._checks: set[asyncio.Task[None]] = set()
+        """Of identities of users, while associations wait for them."""
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -167,8 +182,10 @@ class Server:
         if not self._closing.done():
             self._closing.set_result(None)
         for association in tuple(self._pending):
-            if association.connection.upper_layer.state is State.STA2:
+            if association.connection.upper_layer.state in (State.STA2, State.STA3):
                 association.connection.kill()
+        for task in self._checks:
+            task.cancel()
         try:
             await self._wait_until(lambda: not self._associations, drain)
             for association in tuple(self._associations):
@@ -208,7 +225,7 @@ class Server:
             upper_layer,
             self._timeouts,
             max_send_pdu_length=self._max_send_pdu_length,
-            c_store=self._c_store,
+            handlers=self._handlers,
             on_associate=self._associate,
             on_handled=self._handled,
             on_end=self._ended,
@@ -224,9 +241,13 @@ class Server:
         association.connection.wake_at(upper_layer.deadline or 0.0)
         return association.connection
 
+    @property
+    def _has_place(self) -> bool:
+        return len(self._associations) < self._max_associations
+
     def _admit(self, request: AssociateRQ) -> AssociateRJ | None:  # noqa: ARG002 - the limit is the same for all
         """The service provider's judgement of a request: is there a place (AE-6)."""
-        if len(self._associations) < self._max_associations and not self._closing.done():
+        if self._has_place and not self._closing.done():
             return None
         self._statistics.rejected += 1
         _log.warning("> A-ASSOCIATE-RJ: %d associations, %d allowed", len(self._associations), self._max_associations)
@@ -239,39 +260,89 @@ class Server:
         if association.connection.upper_layer.state is not State.STA3:
             return  # what came behind the request has ended it already
         _log.debug("< %s", request)
-        now = association.connection.now()
-        upper_layer = association.connection.upper_layer
         association.called_ae_title = request.called_ae_title
         association.calling_ae_title = request.calling_ae_title
         association.peer_address = association.connection.peer_address()
         user = request.user_information
-        negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy)
+        negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
-            self._statistics.rejected += 1
-            words = describe_rejection(rejection.result, rejection.source, rejection.reason)
-            _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
-            upper_layer.reject(rejection, now)
+            self._reject_association(association, rejection)
+        elif user.user_identity is not None and self._check_identity is not None:
+            task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
+            self._checks.add(task)
+            task.add_done_callback(self._checks.discard)
         else:
-            answer = AssociateAC(
-                negotiated.results,
-                UserInformation(
-                    maximum_length=self._max_pdu_length,
-                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                    roles=negotiated.roles,
-                ),
-                echo=request.echo,
-            )
-            _log.debug("> %s", answer)
-            upper_layer.accept(answer, now)
-            self._pending.pop(association, None)
-            self._associations[association] = None
-            self._statistics.accepted += 1
-            try:
-                association.established(user, negotiated.contexts)
-            except LocalProtocolError as error:
-                association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))
-            _log.debug("= established: %r", association)
+            self._accept_association(association, request, negotiated)
+
+    async def _check(
+        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity
+    ) -> None:
+        """Ask whether the user is who it says (PS3.7 D.3.3.7), and go on."""
+        assert self._check_identity is not None
+        rejection: AssociateRJ | None = AssociateRJ(1, 1, 1)
+        response: bytes | None = None
+        try:
+            async with asyncio.timeout(_finite(self._timeouts.acse)):
+                answer = await self._check_identity(identity, association)
+        except TimeoutError:
+            _log.warning("= the identity of a user of %r was not checked in time", association)
+            rejection = AssociateRJ(2, 3, 1)
+        except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
+            _log.exception("= checking the identity of a user of %r failed", association)
+        else:
+            if answer is not False and answer is not None:
+                rejection = None
+                if identity.positive_response_requested:
+                    response = b"" if answer is True else bytes(answer)
+        if association._ended is not None or association.connection.upper_layer.state is not State.STA3:
+            return
+        if rejection is None and (not self._has_place or self._closing.done()):
+            rejection = AssociateRJ(2, 3, 2)
+        if rejection is not None:
+            self._reject_association(association, rejection)
+        else:
+            self._accept_association(association, request, negotiated, response)
+
+    def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
+        self._statistics.rejected += 1
+        words = describe_rejection(rejection.result, rejection.source, rejection.reason)
+        _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
+        association.connection.upper_layer.reject(rejection, association.connection.now())
+        association.connection.flush()
+
+    def _accept_association(
+        self,
+        association: Association,
+        request: AssociateRQ,
+        negotiated: Negotiated,
+        identity_response: bytes | None = None,
+    ) -> None:
+        user = request.user_information
+        window = agreed_window(user.async_operations_window, self._window)
+        answer = AssociateAC(
+            negotiated.results,
+            UserInformation(
+                maximum_length=self._max_pdu_length,
+                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                async_operations_window=window if user.async_operations_window is not None else None,
+                roles=negotiated.roles,
+                extended=negotiated.extended,
+                user_identity_response=identity_response,
+            ),
+            echo=request.echo,
+        )
+        _log.debug("> %s", answer)
+        association.connection.upper_layer.accept(answer, association.connection.now())
+        self._pending.pop(association, None)
+        self._associations[association] = None
+        self._statistics.accepted += 1
+        own_window = AsyncOperationsWindow(window.performed, window.invoked)
+        try:
+            association.established(user, negotiated.contexts, own_window, dict(negotiated.extended))
+        except LocalProtocolError as error:
+            association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))
+        _log.debug("= established: %r", association)
         association.connection.flush()
 
     def _refuse(self, request: AssociateRQ, *, accepted: bool) -> AssociateRJ | None:
@@ -286,8 +357,10 @@ class Server:
             return AssociateRJ(1, 1, 1)
         return None
 
-    def _handled(self, request: CStoreRequest, answer: Status | None) -> None:
+    def _handled(self, request: Request, answer: Status | None) -> None:
         """A handler is done with a request, and this is what the peer was told."""
+        if not isinstance(request, CStoreRequest):
+            return
         if answer is None or answer.category is Category.FAILURE:
             self._statistics.failures += 1
         else:
@@ -318,6 +391,18 @@ _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
 
 
+def _retriever(handler: Handler | None, destinations: MoveDestinations | None) -> Any:
+    return Retriever(handler, destinations) if handler is not None else None
+
+
+def _retrieving(service: Service, destinations: MoveDestinations | None) -> dict[str, Any]:
+    """The handlers of a service, those that retrieve with what it takes."""
+    own = {"c_get": None, "c_move": destinations}
+    return {
+        name: _retriever(handler, own[name]) if name in own else handler for name, handler in service.handlers.items()
+    }
+
+
 class serve:  # noqa: N801 - it is called like a function
     """Accept associations, and have handlers perform what peers ask for.
 
@@ -326,14 +411,36 @@ class serve:  # noqa: N801 - it is called like a function
 
     It listens once it is awaited or entered.
 
-    ``ae_title`` is the title, or the titles, by which it may be called, None for any; ``calling_ae_titles`` are
-    those who may call, None for anybody. ``c_store`` is the coroutine that handles a C-STORE; C-ECHO needs none.
+    ``ae_title`` is the title, or the titles, by which it may be called, None for any; ``calling_ae_titles`` are those
+    who may call, None for anybody.
 
-    ``contexts`` are the supported presentation contexts; by default Verification, and with a C-STORE handler every
-    storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no registry too, private
-    ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax is chosen by the
-    requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is accepted all
-    the same unless ``require_context``.
+    ``c_store``, ``c_find``, ``n_create``, ... handle what peers ask for; C-ECHO needs no handler. All but three are
+    coroutine functions that take the request and return a :class:`Status`, or a status and a data set for the response.
+    ``c_find`` is an asynchronous generator that yields matches (a data set, or a pending status and a data set);
+    ``c_get`` and ``c_move`` are asynchronous generators that yield what to send (a path, a data set, an
+    :class:`~asyncdicom.instances.Instance`), and the sub-operations are done for them. Each of these may end by
+    yielding a status, else it is success; any handler may raise :class:`~asyncdicom.errors.StatusError`. What else it
+    raises is logged, and answered with a failure. A handler is cancelled when the association ends, those three also by
+    C-CANCEL.
+
+    ``services`` are objects that bring handlers together with the contexts on which they serve; the other handlers get
+    the rest. ``move_destinations`` says where a C-MOVE's destination is: a mapping of AE titles to (host, port) or
+    :class:`~asyncdicom.retrieve.Destination`, or a function, which may be a coroutine function, from the request to one
+    of these or None. An unknown one is answered with A801H.
+
+    ``max_operations_invoked`` and ``max_operations_performed`` bound the asynchronous operations window that is granted
+    to requestors that ask for one (PS3.7 D.3.3.3), seen from them: how many of a requestor's requests are handled at
+    once, and how many it is asked to do; 0 for any number.
+
+    ``user_identity`` is a coroutine function that is asked about the user identity in an association request (PS3.7
+    D.3.3.7) and the :class:`Association` to be: it returns whether it is accepted, or what to answer to it as bytes.
+    Without it, identities are not looked at; requests without one are not shown to it.
+
+    ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
+    a C-STORE handler every storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no
+    registry too, private ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax
+    is chosen by the requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is
+    accepted all the same unless ``require_context``.
 
     ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
 
@@ -360,6 +467,20 @@ class serve:  # noqa: N801 - it is called like a function
         ae_title: str | Collection[str] | None = None,
         calling_ae_titles: str | Collection[str] | None = None,
         c_store: CStoreHandler | None = None,
+        c_find: Handler | None = None,
+        c_get: Handler | None = None,
+        c_move: Handler | None = None,
+        n_event_report: Handler | None = None,
+        n_get: Handler | None = None,
+        n_set: Handler | None = None,
+        n_action: Handler | None = None,
+        n_create: Handler | None = None,
+        n_delete: Handler | None = None,
+        services: Iterable[Service] = (),
+        move_destinations: MoveDestinations | None = None,
+        user_identity: IdentityCheck | None = None,
+        max_operations_invoked: int = 1,
+        max_operations_performed: int = 1,
         contexts: str | Context | Iterable[Context | str] | None = None,
         any_storage: bool | Iterable[str] = False,
         prefer_own_syntax: bool = False,
@@ -378,9 +499,27 @@ class serve:  # noqa: N801 - it is called like a function
             raise ValueError(f"{workers} workers cannot serve")
         count = workers or 1
         SlabPool(limit=memory_limit // count, associations=-(-max_associations // count))  # or raises ValueError
-        supported = as_contexts(contexts or ())
-        if contexts is None:
-            supported = [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
+        handlers = {
+            "c_store": c_store,
+            "c_find": c_find,
+            "c_get": _retriever(c_get, None),
+            "c_move": _retriever(c_move, move_destinations),
+            "n_event_report": n_event_report,
+            "n_get": n_get,
+            "n_set": n_set,
+            "n_action": n_action,
+            "n_create": n_create,
+            "n_delete": n_delete,
+        }
+        services = tuple(services)
+        self._shared: dict[str, object] = {**handlers, "services": services, "user_identity": user_identity}
+        """What workers need too."""
+        served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
+        supported = [each for its, _ in served for each in its]
+        if contexts is not None:
+            supported += as_contexts(contexts)
+        else:
+            supported += [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
         self._host = host
         self._port = port
         self._ssl = ssl
@@ -392,7 +531,9 @@ class serve:  # noqa: N801 - it is called like a function
         self._options = {
             "ae_title": ae_title,
             "calling_ae_titles": calling_ae_titles,
-            "c_store": c_store,
+            "handlers": Handlers.of(handlers, served),
+            "window": AsyncOperationsWindow(max_operations_invoked, max_operations_performed),
+            "user_identity": user_identity,
             "policy": AcceptancePolicy(
                 {each.abstract_syntax: each for each in supported},
                 tuple(STORAGE_TRANSFER_SYNTAXES if any_storage is True else any_storage or ()),

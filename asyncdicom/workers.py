@@ -296,7 +296,7 @@ def _pickled(options: serve) -> bytes:
     """What workers begin with. Raises TypeError for what cannot be sent to another process."""
     advice = "what workers share is defined at the top level of a module; a functools.partial, or a method of an object"
     for name, thing, hint in (
-        ("c_store", options._options["c_store"], f"{advice} that can be pickled, brings arguments"),
+        *((name, thing, f"{advice} that can be pickled, brings arguments") for name, thing in options._shared.items()),
         ("initializer", options._initializer, advice),
         ("ssl", options._ssl, "give a function that makes the context, defined at the top level of a module"),
     ):

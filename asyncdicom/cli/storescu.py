@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association
     from asyncdicom.instances import Instance
-    from asyncdicom.pool import SendResult
     from asyncdicom.presentation import Context
+    from asyncdicom.sending import SendResult
 
     from .peer import Peer
     from .progress import Progress

@@ -1,0 +1,262 @@
+"""The performer's side of C-GET and C-MOVE: sub-operations, counters, the last status (PS3.7 9.1.3, 9.1.4, PS3.4 C.4).
+
+A handler says which instances there are; they are sent as :mod:`asyncdicom.sending` sends everything, over the
+association on which a C-GET came, or over a pool of associations with the destination of a C-MOVE.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncIterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .command import Category, Status
+from .errors import AssociationError, LocalProtocolError
+from .pool import AssociationPool, Backoff, ConnectOptions
+from .requests import CMoveRequest
+from .sending import Sending, SendResult, StoreOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from pydicom import Dataset
+
+    from .association import Association
+    from .instances import Instance
+    from .presentation import Context
+    from .requests import CGetRequest, Handler
+    from .sending import Sendable
+
+    Report = Callable[..., Awaitable[None]]
+    MoveDestinations = (
+        Mapping[str, "Destination | tuple[str, int]"]
+        | Callable[[CMoveRequest], "Destination | tuple[str, int] | Awaitable[Any] | None"]
+    )
+
+__all__ = ["Destination", "Retriever"]
+
+_log = logging.getLogger("asyncdicom")
+
+_NO_OPTIONS: ConnectOptions = {}
+
+
+class Destination(NamedTuple):
+    """Where a C-MOVE's instances go."""
+
+    host: str
+    port: int
+    associations: int = 1
+    """At most, at once."""
+    options: ConnectOptions = _NO_OPTIONS
+    """Of :func:`~asyncdicom.connect`. By default the move destination is the called AE title, and the title by which
+    the C-MOVE's requestor called is the calling one."""
+
+
+class Retriever:
+    """A handler of C-GET or C-MOVE with what it takes to send what it yields."""
+
+    def __init__(self, handler: Handler, destinations: MoveDestinations | None = None) -> None:
+        self._handler = handler
+        self._destinations = destinations
+
+    async def retrieve(self, request: CGetRequest, report: Report) -> tuple[Status, Dataset | None, dict[str, int]]:
+        """Send all; returns the last status, the failed instances, and the counters.
+
+        ``report`` sends a pending response. A C-CANCEL lets the instances end that are being sent.
+        """
+        count = _Count(request)
+        async with self._associations(request) as associations:
+            if associations is None:
+                _log.warning("a C-MOVE of %r to an unknown destination", request.calling_ae_title)
+                return Status(Status.MOVE_DESTINATION_UNKNOWN, "move destination unknown"), None, {}
+            iterator = self._handler(request)
+            if not isinstance(iterator, AsyncIterable):
+                raise TypeError("the C-GET or C-MOVE handler must be an asynchronous generator (async def, with yield)")
+            sending = count.sending = Sending(
+                associations, count.instances(iterator), _store_options(request), resend=False, halt=False
+            )
+            request.stop = sending.halt
+            if request.is_cancelled:
+                sending.halt()
+            try:
+                async with aclosing(sending.results()) as results:
+                    async for result in results:
+                        count.add(result)
+                        if not request.is_cancelled:
+                            await report(**count.elements())
+            except AssociationError as error:
+                if request.association._ended is not None:
+                    raise
+                _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
+                count.give_up()
+            finally:
+                request.stop = None
+        return count.status(), count.failed_instances(), count.elements(is_last=True)
+
+    @asynccontextmanager
+    async def _associations(self, request: CGetRequest) -> AsyncIterator[Any]:
+        if not isinstance(request, CMoveRequest):
+            yield _ThisAssociation(request.association)
+            return
+        destination = await self._destination(request)
+        if destination is None:
+            yield None
+            return
+        options: ConnectOptions = {
+            "called_ae_title": request.destination,
+            "calling_ae_title": request.called_ae_title,
+            "timeouts": request.association.timeouts,
+            **destination.options,
+        }
+        async with AssociationPool(
+            destination.host,
+            destination.port,
+            max_associations=destination.associations,
+            backoff=Backoff(attempts=1),
+            **options,
+        ) as pool:
+            yield pool
+
+    async def _destination(self, request: CMoveRequest) -> Destination | None:
+        if isinstance(self._destinations, Mapping):
+            found: Any = self._destinations.get(request.destination)
+        else:
+            found = self._destinations(request) if self._destinations is not None else None
+            if inspect.isawaitable(found):
+                found = await found
+        return Destination(*found) if found is not None else None
+
+
+def _store_options(request: CGetRequest) -> StoreOptions:
+    options: StoreOptions = {"priority": request.priority, "decompress": request.decompress}  # type: ignore[typeddict-item]
+    if isinstance(request, CMoveRequest):
+        options["move_originator_ae_title"] = request.calling_ae_title
+        options["move_originator_message_id"] = request.message_id
+    return options
+
+
+class _Count:
+    """Sub-operations, counted (PS3.7 9.1.4.1.7 to 10)."""
+
+    def __init__(self, request: CGetRequest) -> None:
+        self.sending: Sending | None = None
+        self._request = request
+        self._completed = self._failed = self._warning = 0
+        self._failed_uids: list[str] = []
+        self._ending: Status | None = None
+        """What the handler says is the end of it."""
+
+    async def instances(self, iterator: AsyncIterable[Sendable | Status]) -> AsyncIterator[Sendable]:
+        """What the handler yields to be sent."""
+        async with aclosing(iterator) if hasattr(iterator, "aclose") else _as_it_is(iterator):  # type: ignore[type-var]
+            async for each in iterator:
+                if isinstance(each, int):
+                    self._ending = each if isinstance(each, Status) else Status(each)
+                    return
+                yield each
+
+    def add(self, result: SendResult) -> None:
+        """One was sent, or was not."""
+        if not result.is_success:
+            self._failed += 1
+            if result.sop_instance_uid:
+                self._failed_uids.append(result.sop_instance_uid)
+            _log.warning("a sub-operation for %r failed: %s", self._request.calling_ae_title, _why(result))
+        elif result.status is not None and result.status.category is Category.WARNING:
+            self._warning += 1
+        else:
+            self._completed += 1
+
+    @property
+    def _remaining(self) -> int:
+        if self._request.total is not None:
+            return max(0, self._request.total - self._completed - self._failed - self._warning)
+        return self.sending.ahead if self.sending is not None else 0
+
+    def give_up(self) -> None:
+        """What remains has failed."""
+        if self.sending is not None:
+            self._failed_uids += self.sending.uids_ahead()
+        self._failed += self._remaining
+
+    def elements(self, *, is_last: bool = False) -> dict[str, int]:
+        """For a response; the last one has what remains only when it was cancelled."""
+        elements = {
+            "number_of_completed_suboperations": self._completed,
+            "number_of_failed_suboperations": self._failed,
+            "number_of_warning_suboperations": self._warning,
+        }
+        if not is_last or self._request.is_cancelled:
+            elements["number_of_remaining_suboperations"] = self._remaining
+        return elements
+
+    def status(self) -> Status:
+        """Of the last response (PS3.4 C.4.2.1.5, C.4.3.1.4)."""
+        if self._request.is_cancelled:
+            return Status.CANCEL
+        if self._ending is not None:
+            return self._ending
+        if not self._failed and not self._warning:
+            return Status.SUCCESS
+        if not self._completed and not self._warning:
+            return Status(Status.SUBOPERATIONS_NOT_PERFORMED, "no sub-operation succeeded")
+        return Status(_SUBOPERATIONS_FAILED)
+
+    def failed_instances(self) -> Dataset | None:
+        """The identifier of the last response: Failed SOP Instance UID List."""
+        if not self._failed_uids:
+            return None
+        from pydicom import Dataset  # noqa: PLC0415
+
+        data_set = Dataset()
+        data_set.FailedSOPInstanceUIDList = self._failed_uids
+        return data_set
+
+
+_SUBOPERATIONS_FAILED = 0xB000
+
+
+def _why(result: SendResult) -> object:
+    return result.error if result.status is None else result.status
+
+
+@asynccontextmanager
+async def _as_it_is(iterator: AsyncIterable[Any]) -> AsyncIterator[AsyncIterable[Any]]:
+    yield iterator
+
+
+class _ThisAssociation:
+    """The association on which a C-GET came, in place of a pool."""
+
+    _max = 1
+    _tries = 1
+    _waiting = ()
+
+    def __init__(self, association: Association) -> None:
+        self.association = association
+
+    def _contexts_for(self, instance: Instance | Dataset) -> tuple[Context, ...]:  # noqa: ARG002
+        """Nothing more can be proposed."""
+        return ()
+
+    def _remember(self, contexts: Iterable[Context]) -> None:
+        """Nothing can."""
+
+    def _delay(self, failures: int) -> float:  # noqa: ARG002
+        """There is no second try."""
+        return 0.0
+
+    def has_proposed(self, contexts: Iterable[Context]) -> bool:  # noqa: ARG002
+        """All that there will be."""
+        return True
+
+    async def _take(self, contexts: Iterable[Context]) -> _ThisAssociation:  # noqa: ARG002
+        """It is its own member."""
+        if not self.association.is_established:
+            raise self.association._ended or LocalProtocolError("the association is being released")
+        return self
+
+    async def _put_back(self, member: _ThisAssociation) -> None:
+        """It stays where it is."""
