@@ -11,11 +11,12 @@ import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncdicom.command import Status
 from asyncdicom.errors import FileFormatError, StatusError
 from asyncdicom.presentation import Context
+from asyncdicom.server import storage_contexts
 from asyncdicom.services.matching import Matcher, values_of
 from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveOptions
 from asyncdicom.uids import SERVICE_CLASSES
@@ -24,13 +25,13 @@ from .index import Index, Selection, available, columns
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from pydicom import Dataset
 
-    from asyncdicom.requests import CFindRequest, CGetRequest, CMoveRequest, CStoreRequest
+    from asyncdicom.requests import CFindRequest, CGetRequest, CMoveRequest, CStoreRequest, Service
 
 __all__ = ["Archive"]
 
@@ -42,31 +43,40 @@ _RETRIEVALS: Final = RetrieveOptions(relational=True)
 _CHARACTER_SET, _LEVEL = 0x00080005, 0x00080052
 
 
-class Archive:
-    """An archive in a folder, and a service for :func:`~asyncdicom.serve`: C-FIND, C-MOVE and C-GET.
+class _Service(NamedTuple):
+    contexts: Sequence[Context]
+    handlers: Mapping[str, Callable[[Any], Any]]
 
-    :meth:`store` is the C-STORE handler that goes with it. Patient root, study root and patient/study only models, with
-    the keys of :data:`~asyncdicom.node.index.KEYS`; relational queries and retrievals where they are negotiated.
-    ``async with`` reads the folder, with all folders in it. Raises OSError for one that cannot be read.
+
+class Archive:
+    """An archive in a folder: ``serve(services=archive.services, move_destinations={"AET": (host, port)})``.
+
+    Patient root, study root and patient/study only models, with the keys of :data:`~asyncdicom.node.index.KEYS`;
+    relational queries and retrievals where they are negotiated. ``async with`` reads the folder, with all folders in
+    it. Raises OSError for one that cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder).absolute()
         self._thread = ThreadPoolExecutor(1, "archive")
         self._index = Index(self._folder)
-        self.contexts = [
+        # For C-GET this side is the SCU of storage too (PS3.4 C.5.3).
+        storage = [context._replace(scu=True) for context in storage_contexts()]
+        queries = [
             Context(uid, extended=(_QUERIES if uid == model.find else _RETRIEVALS).encode())
             for model in _MODELS
             for uid in model.sop_classes
         ]
-        self.handlers: dict[str, Callable[[Any], Any]] = {
-            "c_find": self.find,
-            "c_get": self.retrieve,
-            "c_move": self.retrieve,
-        }
+        self.services: list[Service] = [
+            _Service(storage, {"c_store": self.store}),
+            _Service(queries, {"c_find": self.find, "c_get": self.retrieve, "c_move": self.retrieve}),
+        ]
+        """For :func:`~asyncdicom.serve`."""
+        self.count = 0
+        """How many instances there were in the beginning."""
 
     async def __aenter__(self) -> Self:
-        await self._run(self._index.scan)
+        self.count = await self._run(self._index.scan)
         return self
 
     async def __aexit__(
@@ -77,8 +87,6 @@ class Archive:
 
     async def store(self, request: CStoreRequest) -> Status:
         """C-STORE: when it is answered, the instance is in the folder and can be found."""
-        if request.sop_class_uid in MODEL_OF:
-            return Status.SOP_CLASS_NOT_SUPPORTED
         part = self._folder / f".{secrets.token_hex(8)}.part"
         try:
             await request.data_set.save_as(part)
