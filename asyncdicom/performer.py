@@ -282,7 +282,8 @@ class Performer:
         finally:
             if request.incoming is not None:
                 request.incoming.close()
-            self._requests.pop(request.message_id, None)
+            if self._requests.get(request.message_id) is request:
+                del self._requests[request.message_id]
             self._running -= 1
             if self._on_handled is not None:
                 self._on_handled(request, answered)
@@ -297,6 +298,7 @@ class Performer:
         if not request.incoming.is_complete:
             await request.incoming.drop()
         association = self._association
+        self._requests.pop(request.message_id, None)  # whose ID the peer may use again as soon as it has the answer
         if association._ended is not None or not self.respond(request.context.id, request.command, status):
             return None
         association._last_message = association.connection.now()
@@ -321,6 +323,7 @@ class Performer:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
             data = encoded(error.data_set, request.context) if isinstance(error, StatusError) else b""
+        self._requests.pop(request.message_id, None)
         if self._association._ended is not None:
             return None
         await self._send(request, status, data, **more)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .association import Association
     from .command import Status
     from .pdu import UserIdentity
+    from .requests import CStoreHandler, Handler, Service
     from .sending import Sendable, Sendables
 
 __all__ = ["AssociationPool", "Backoff", "ConnectOptions", "send_instances"]
@@ -79,6 +80,12 @@ class ConnectOptions(TypedDict, total=False):
 
     called_ae_title: str
     calling_ae_title: str
+    c_store: CStoreHandler | None
+    n_event_report: Handler | None
+    services: Iterable[Service]
+    max_operations_invoked: int
+    max_operations_performed: int
+    assume_roles: bool
     ssl: ssl_module.SSLContext | bool | None
     server_hostname: str | None
     user_identity: UserIdentity | None

@@ -69,8 +69,8 @@ async def test_a_data_set_in_fragments_of_any_size_arrives_whole(size):
 
 async def test_command_and_data_in_one_pdu_and_two_messages_in_one_pdu_are_understood():
     data = data_set(500)
-    values = store_request()[6:] + pdv(3, 2, data)[6:]
-    pdu = b"\4\0" + len(values + values).to_bytes(4, "big") + values + values
+    values = b"".join(store_request(number)[6:] + pdv(3, 2, data)[6:] for number in (1, 2))
+    pdu = b"\4\0" + len(values).to_bytes(4, "big") + values
     async with serving(keep_nothing) as server, raw_client(server.port) as peer:
         await peer.associate()
         peer.send(pdu)
@@ -717,7 +717,7 @@ async def test_a_server_that_releases_lets_its_handler_answer_first():
     async with serving(handler) as server, raw_client(server.port) as peer:
         await peer.associate()
         peer.send(store_request(), pdv(3, 2, b"ab"))
-        await settle(lambda: server.associations[0]._handler is not None)
+        await settle(lambda: server.associations[0]._performer.is_busy)
         releasing = asyncio.ensure_future(server.associations[0].release())
         await asyncio.sleep(0)
         go_on.set()
@@ -790,10 +790,10 @@ async def test_nothing_is_handled_that_comes_behind_the_end():
 
     async with serving(handler) as server, raw_client(server.port) as peer:
         association = await first_stored(peer, server)
-        peer.send(*[store_request(), pdv(3, 2, b"x" * 20_000)] * 5)
+        peer.send(*(store_request(number) + pdv(3, 2, b"x" * 20_000) for number in range(5)))
         await association.wait_closed()
         assert len(handled) == 2
-        assert (association._waiting, server._pool.held, server._pool.used) == (deque(), 0, 0)
+        assert (association._performer._waiting, server._pool.held, server._pool.used) == (deque(), 0, 0)
 
 
 async def test_what_has_come_whole_survives_the_end_of_its_association(tmp_path):
@@ -823,7 +823,7 @@ async def test_what_has_come_whole_survives_the_end_of_its_association(tmp_path)
 async def first_stored_later(peer, server, content):
     await peer.associate()
     peer.send(store_request(), pdv(3, 2, content))
-    await settle(lambda: server.associations[0]._is_handling)
+    await settle(lambda: server.associations[0]._performer._running)
     return server.associations[0]
 
 
@@ -871,7 +871,7 @@ async def test_one_request_in_each_read_is_handled_at_once_and_others_later():
 
     async with serving(handler) as server, raw_client(server.port) as peer:
         await first_stored(peer, server)
-        peer.send(*[store_request(), pdv(3, 2, b"ab")] * 50)
+        peer.send(*(store_request(number) + pdv(3, 2, b"ab") for number in range(50)))
         async with asyncio.timeout(DEADLINE):
             while len(turns) < 51:
                 await asyncio.sleep(0)
@@ -902,7 +902,8 @@ async def test_a_task_factory_that_begins_at_once_changes_nothing():
 async def test_only_the_handlers_task_that_is_cancelled_by_a_stranger_is_replaced():
     async with serving(keep_nothing) as server, raw_client(server.port) as peer:
         association = await first_stored(peer, server)
-        association._handler.cancel()
+        (task,) = association._performer._tasks
+        task.cancel()
         peer.send(store_request(), pdv(3, 2, b"second"))
         await peer.receive()
         assert association.is_established

@@ -63,8 +63,8 @@ class Peer:
 
     def feed(self, views, *, is_last=False):
         if self.data_set is None:
-            self.data_set = IncomingDataSet(META, self.pool, self.association._held_changed)
-            self.association._incoming = self.data_set
+            self.data_set = IncomingDataSet(META, self.pool, self.association._performer.held_changed)
+            self.association._performer._incoming = self.data_set
         self.data_set.feed(views, is_last=is_last)
         self.data_set.settle()
         if is_last:
@@ -144,7 +144,7 @@ async def test_who_holds_nothing_may_read_a_little_when_nothing_is_left():
     peer = Peer(pool)
     await peer.read("fragments")
     assert peer.is_waiting
-    assert 0 < peer.association._held < 17_000
+    assert 0 < peer.association._performer._held < 17_000
     await peer.let_go()
     assert not peer.is_waiting
     for each in holders:
@@ -172,7 +172,7 @@ async def test_of_those_who_need_more_one_at_a_time_gets_it():
     while not needy[0].is_waiting:
         await needy[0].read("fragments")
         await asyncio.sleep(0)
-    assert MEBIBYTE // 4 <= needy[0].association._held < MAX_HELD
+    assert MEBIBYTE // 4 <= needy[0].association._performer._held < MAX_HELD
     assert [each.is_waiting for each in needy] == [True, True, True]
     await needy[0].let_go()
     assert [each.is_waiting for each in needy] == [False, False, True]

@@ -373,7 +373,7 @@ async def test_cancelling_a_store_aborts_its_association_and_frees_its_place():
     archive.gate.clear()
     async with archive.serve() as server, Pool(server.port, max_associations=1) as pool:
         storing = asyncio.create_task(pool.c_store(instance()))
-        await until(lambda: server.associations and server.associations[0]._handler)
+        await until(lambda: server.associations and server.associations[0]._performer.is_busy)
         storing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await storing
@@ -388,7 +388,7 @@ async def test_closing_lets_what_is_in_use_end():
     async with archive.serve() as server:
         pool = Pool(server.port)
         storing = asyncio.create_task(pool.c_store(instance()))
-        await until(lambda: server.associations and server.associations[0]._handler)
+        await until(lambda: server.associations and server.associations[0]._performer.is_busy)
         closing = asyncio.create_task(pool.close())
         await until(lambda: pool._closed)
         archive.gate.set()
@@ -405,7 +405,7 @@ async def test_closing_aborts_what_does_not_end_in_time():
     async with archive.serve() as server:
         pool = Pool(server.port)
         storing = asyncio.create_task(pool.c_store(instance()))
-        await until(lambda: server.associations and server.associations[0]._handler)
+        await until(lambda: server.associations and server.associations[0]._performer.is_busy)
         await pool.close(drain=0.01)
         with pytest.raises(asyncdicom.AssociationAborted):
             await storing

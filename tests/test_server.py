@@ -425,7 +425,7 @@ async def test_closing_waits_for_handlers_to_clean_up():
     async with raw_client(server.port) as peer:
         await peer.associate()
         peer.send(store_request(), pdv(3, 2, b"ab"))
-        await settle(lambda: server.associations[0]._handler is not None)
+        await settle(lambda: server.associations[0]._performer.is_busy)
         await server.close(drain=0)
     assert steps == ["cleaned up"]
 
