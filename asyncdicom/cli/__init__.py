@@ -22,6 +22,9 @@ TOOLS: Final = {
     "storescu": "send DICOM files and folders to a peer (C-STORE)",
     "storescp": "receive DICOM instances into a folder (C-STORE, C-ECHO)",
     "demo": "send real and large files to a server of its own, and compare what arrives",
+    "wlmscu": "ask for a modality's worklist (C-FIND)",
+    "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
+    "stgcmtscu": "ask whether instances are safe, and wait for the report (N-ACTION)",
 }
 """The tools, each in a module of its name with a function ``main(argv) -> exit code``."""
 

@@ -319,10 +319,12 @@ TLS: Final = Group(
 # Associations
 
 
-async def associate(peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context]) -> Association:
+async def associate(
+    peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context], **more: Any
+) -> Association:
     """An association with the peer; ``title`` is the tool's own when the command line names none.
 
-    Raises ToolError for what can go wrong with that.
+    What more there is goes to :func:`~asyncdicom.connect`. Raises ToolError for what can go wrong with that.
     """
     host = peer.host
     try:
@@ -342,6 +344,7 @@ async def associate(peer: Peer, options: RequestorOptions, title: str, contexts:
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,
             local_address=(options.bind_address, 0) if options.bind_address else None,
+            **more,
         )
     except (DicomError, OSError) as error:
         failure = explain_connecting(error)

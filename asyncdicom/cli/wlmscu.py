@@ -1,0 +1,191 @@
+"""``asyncdicom wlmscu``: ask for a modality's worklist (C-FIND, PS3.4 annex K)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asyncdicom.errors import StatusError
+from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
+from asyncdicom.services.modality_worklist import SOP_CLASS, worklist_items, worklist_query
+
+from .exit_codes import ExitCode, ToolError
+from .keys import read_keys, read_query_file
+from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .peer import parse_peer
+from .results import Extraction, results
+from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
+from .syntaxes import PROPOSED_UNCOMPRESSED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydicom import Dataset
+
+    from asyncdicom.association import Association
+
+__all__ = ["TOOL", "WorklistOptions", "main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorklistOptions(RequestorOptions):
+    """What wlmscu's command line sets."""
+
+    uncompressed: tuple[str, ...] = DEFAULT_TRANSFER_SYNTAXES
+    date: str = ""
+    time: str = ""
+    modality: str = ""
+    station: str = ""
+    physician: str = ""
+    patient_name: str = ""
+    patient_id: str = ""
+    accession: str = ""
+    procedure: str = ""
+    keys: tuple[str, ...] = ()
+    query_file: str = ""
+    only_keys: bool = False
+    cancel: int = 0
+    json: bool = False
+    hidden: bool = False
+    extract: bool = False
+    folder: str = "."
+
+
+_RELATIVE: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
+
+
+def _date(text: str) -> str:
+    """A date, a range, or a day in words."""
+    if text.lower() in _RELATIVE:
+        day = dt.datetime.now().astimezone().date() + dt.timedelta(days=_RELATIVE[text.lower()])
+        return f"{day:%Y%m%d}"
+    return text
+
+
+TOOL: Final = Tool(
+    "wlmscu",
+    "ask for a modality's worklist (C-FIND)",
+    ("[OPTION]... HOST PORT", "[OPTION]... dicom://CALLING@HOST:PORT/CALLED", "[OPTION]... -c CALLED@HOST:PORT"),
+    WorklistOptions,
+    (
+        LOGGING,
+        Group(
+            "query",
+            (
+                value("--date", "date", "DATE", "scheduled for: today, tomorrow, 20260131, 20260101-20260131", _date),
+                value("--time", "time", "TIME", "scheduled at: 0800-1200"),
+                value("--modality", "modality", "MODALITY", "scheduled modality: CT"),
+                value("--station-aet", "station", "TITLE", "AE title of the scheduled station"),
+                value("--physician", "physician", "NAME", "scheduled performing physician"),
+                value("--patient-name", "patient_name", "NAME", "patient's name, with wild cards: 'DOE*'"),
+                value("--patient-id", "patient_id", "ID", "patient ID"),
+                value("--accession-number", "accession", "NUMBER", "accession number"),
+                value("--procedure-id", "procedure", "ID", "requested procedure ID"),
+                Option(
+                    ("-k", "--key", "--keyword"),
+                    "a further key: PatientSex=F, 0010,0040=F, ScheduledProcedureStepSequence[0].Modality=CT",
+                    "keys",
+                    ("KEY",),
+                    effect=Effect.APPEND,
+                ),
+                value("-f --query-file", "query_file", "FILE", "take the query from a file (DICOM or DICOM JSON)"),
+                flag("--only-keys", "only_keys", "ask for nothing but what -f and -k name"),
+                value("--cancel", "cancel", "NUMBER", "cancel after so many items", number(1, 1 << 31)),
+            ),
+        ),
+        Group(
+            "output",
+            (
+                flag("--json", "json", "print each item as a line of DICOM JSON"),
+                flag("--hide-responses", "hidden", "print no items"),
+                flag("-X --extract", "extract", "write the items to files: rsp0001.dcm ..."),
+                value("-od --output-directory", "folder", "FOLDER", "into which -X writes"),
+            ),
+        ),
+        PEER,
+        Group("negotiation", PROPOSED_UNCOMPRESSED),
+        LOOP,
+        TLS,
+    ),
+    "All attributes of PS3.4 Table K.6-1 that a worklist server has to know are asked for, unless a query file or "
+    "--only-keys is given.\n\n"
+    "Exit codes: 0 the peer answered, with items or without, 1 wrong command line, 40 cannot write, 60 no connection, "
+    "61 rejected, 62 a failure status, 65 worklists were not accepted, 70 aborted, lost or timed out.",
+)
+
+_SHOWN: Final = (
+    "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartDate",
+    "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartTime",
+    "ScheduledProcedureStepSequence[0].Modality",
+    "ScheduledProcedureStepSequence[0].ScheduledStationAETitle",
+    "ScheduledProcedureStepSequence[0].ScheduledProcedureStepDescription",
+    "PatientName",
+    "PatientID",
+    "AccessionNumber",
+    "RequestedProcedureDescription",
+)
+"""The columns of a table; keys of the command line follow."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the tool; returns its exit code."""
+    return run_tool(TOOL, _worklist, argv)
+
+
+def _query(options: WorklistOptions) -> Dataset:
+    given = {
+        "date": options.date,
+        "time": options.time,
+        "modality": options.modality,
+        "station_ae_title": options.station,
+        "performing_physician": options.physician,
+        "patient_name": options.patient_name,
+        "patient_id": options.patient_id,
+        "accession_number": options.accession,
+        "requested_procedure_id": options.procedure,
+    }
+    if not (options.only_keys or options.query_file):
+        return read_keys(options.keys, worklist_query(**given))
+    if any(given.values()):
+        raise UsageError("with -f or --only-keys the query is what -f and -k name; use -k for what has to match")
+    return read_keys(options.keys, read_query_file(options.query_file) if options.query_file else None)
+
+
+async def _worklist(options: WorklistOptions, words: list[str]) -> int:
+    peer, rest = parse_peer(words, options.connect)
+    if rest:
+        raise UsageError(f"one word too many: {rest[0]}")
+    query = _query(options)
+    association = await associate(peer, options, "WLMSCU", [Context(SOP_CLASS, options.uncompressed)])
+    try:
+        for _ in range(options.repeat):
+            await _ask(association, query, options)
+    except BaseException:
+        await association.abort()
+        raise
+    await finish(association, abort=options.abort)
+    return ExitCode.OK
+
+
+async def _ask(association: Association, query: Dataset, options: WorklistOptions) -> None:
+    """Ask once, and show what comes."""
+    keys = tuple(key.partition("=")[0] for key in options.keys)
+    shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden)
+    files = Extraction(Path(options.folder), SOP_CLASS, 0) if options.extract else None
+    count = 0
+    items = worklist_items(association, query)
+    try:
+        async for item in items:
+            count += 1
+            shown.add(item)
+            if files is not None:
+                files.add(item)
+            if count == options.cancel:
+                break
+    except StatusError as error:
+        raise ToolError(ExitCode.SEND, f"{association.called_ae_title} answered {error.status}") from error
+    finally:
+        await items.aclose()
+        shown.end()
