@@ -21,6 +21,7 @@ TOOLS: Final = {
     "echoscu": "verify that a peer answers (C-ECHO)",
     "storescu": "send DICOM files and folders to a peer (C-STORE)",
     "storescp": "receive DICOM instances into a folder (C-STORE, C-ECHO)",
+    "qrscp": "keep an archive in a folder (C-STORE, C-FIND, C-MOVE, C-GET), with a worklist",
     "demo": "send real and large files to a server of its own, and compare what arrives",
     "wlmscu": "ask for a modality's worklist (C-FIND)",
     "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",

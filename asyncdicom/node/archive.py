@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from asyncdicom.presentation import Context
 from asyncdicom.server import storage_contexts
 from asyncdicom.services.matching import Matcher, values_of
 from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveOptions
+from asyncdicom.services.storage_commitment import FailureReason
 from asyncdicom.uids import SERVICE_CLASSES
 
 from .index import Index, Selection, available, columns
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from asyncdicom.requests import CFindRequest, CGetRequest, CMoveRequest, CStoreRequest, Service
+    from asyncdicom.services.references import Reference
 
 __all__ = ["Archive"]
+
+_log = logging.getLogger("asyncdicom")
 
 _MODELS: Final = [MODEL_OF[SERVICE_CLASSES[name][0]] for name in ("patient root", "study root", "patient/study only")]
 _QUERIES: Final = QueryOptions(relational=True, combined_datetime=True, empty_values=True, multiple_values=True)
@@ -95,6 +100,7 @@ class Archive:
             return _mismatch(str(error))
         finally:
             part.unlink(missing_ok=True)
+        _log.info("< %s stored %s", request.calling_ae_title, request.sop_instance_uid)
         return Status.SUCCESS
 
     async def find(self, request: CFindRequest) -> AsyncIterator[Dataset]:
@@ -113,6 +119,7 @@ class Archive:
             raise StatusError(_mismatch(str(error))) from None
         selection = Selection(level, *matcher.conditions(columns(level)))
         tags = [int(element.tag) for element in identifier]
+        _log.info("< %s searches at %s level", request.calling_ae_title, level)
         after: str | None = None
         while True:
             page = await self._run(self._index.find, selection, matcher, tags, after)
@@ -135,12 +142,17 @@ class Archive:
         selection = Selection(level, conditions, [json.dumps(texts) for texts in named.values()])
         paths = await self._run(self._index.paths, selection)
         request.total = len(paths)
+        _log.info("< %s retrieves %d instances", request.calling_ae_title, len(paths))
         for path in paths:
             yield path
 
-    async def holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
-        """Whether an instance is here and its file too; None if it is here with another SOP class."""
-        return await self._run(self._index.holds, sop_class_uid, sop_instance_uid)  # type: ignore[no-any-return]
+    async def check(self, references: Sequence[Reference]) -> dict[str, FailureReason]:
+        """Which of these instances are not here, and why not; what a storage commitment service asks (PS3.4 J)."""
+        held = await self._run(self._index.holds, references)
+        why = {False: FailureReason.NO_SUCH_OBJECT_INSTANCE, None: FailureReason.CLASS_INSTANCE_CONFLICT}
+        return {
+            each.sop_instance_uid: why[is_held] for each, is_held in zip(references, held, strict=True) if not is_held
+        }
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Have the index's thread call a function; it still does when this is cancelled."""

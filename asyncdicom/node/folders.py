@@ -73,11 +73,10 @@ def _steps(path: Path) -> list[Dataset]:
 
 
 class StepFolder(MutableMapping[str, "Dataset"]):
-    """Modality performed procedure steps in files, by UID; a mapping for who keeps them (PS3.4 F.7)."""
+    """Modality performed procedure steps as files, by UID (PS3.4 F.7); the folder is made for the first one."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def __getitem__(self, uid: str) -> Dataset:
         from pydicom import dcmread  # noqa: PLC0415 - takes long to import
@@ -91,6 +90,7 @@ class StepFolder(MutableMapping[str, "Dataset"]):
 
     def __setitem__(self, uid: str, step: Dataset) -> None:
         meta = FileMeta(MODALITY_PERFORMED_PROCEDURE_STEP, uid, EXPLICIT_VR_LITTLE_ENDIAN)
+        self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f".{secrets.token_hex(8)}.part"
         try:
             part.write_bytes(meta.encode() + encode(step, EXPLICIT_VR_LITTLE_ENDIAN))

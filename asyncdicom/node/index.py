@@ -221,8 +221,11 @@ class Index:
         )
         return [path for (path,) in self._database.execute(statement, selection.parameters)]
 
-    def holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
-        """Whether the instance is there and its file too; None if it is of another SOP class."""
+    def holds(self, references: Iterable[tuple[str, str]]) -> list[bool | None]:
+        """Of SOP classes and instances, whether each is there and its file too; None if it is of another SOP class."""
+        return [self._holds(*reference) for reference in references]
+
+    def _holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
         statement = "SELECT SOPClassUID, path FROM instances WHERE SOPInstanceUID = ?"
         for its_class, path in self._database.execute(statement, (sop_instance_uid,)):
             return Path(path).is_file() if its_class == sop_class_uid else None
