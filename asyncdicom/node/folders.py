@@ -62,10 +62,13 @@ def _steps(path: Path) -> list[Dataset]:
 
     try:
         entry = dcmread(path)
+        entry.decode()
         items = []
         for step in entry.get("ScheduledProcedureStepSequence") or ():
-            items.append(Dataset(entry))
-            items[-1].ScheduledProcedureStepSequence = [step]
+            item = Dataset()
+            item.update(entry)
+            item.ScheduledProcedureStepSequence = [step]
+            items.append(item)
     except Exception as error:  # noqa: BLE001 - pydicom raises what it comes across
         _log.warning("no worklist entry in %s: %s", path, error)
         return []
