@@ -243,6 +243,13 @@ def test_characters_without_a_character_set_are_taken_for_latin(index, tmp_path)
     assert (match.PatientID, match.SpecificCharacterSet) == ("XäY", "ISO_IR 100")
 
 
+def test_an_answer_names_a_character_set_only_if_it_needs_one(index, tmp_path):
+    write(tmp_path, make(PatientName="Müller", SpecificCharacterSet="ISO_IR 100"))
+    index.scan()
+    assert "SpecificCharacterSet" not in find(index, "PATIENT", PatientID="")[0]
+    assert find(index, "PATIENT", PatientName="")[0].SpecificCharacterSet == "ISO_IR 100"
+
+
 def test_a_number_that_is_none_is_answered_empty(index, tmp_path):
     content = write(tmp_path / "file", make(987)).read_bytes()
     (tmp_path / "file").write_bytes(content.replace(b"IS\x04\x00987 ", b"IS\x04\x00abc "))

@@ -26,6 +26,9 @@ __all__ = ["StepFolder", "WorklistFolder"]
 
 _log = logging.getLogger("asyncdicom")
 
+_STEPS = 0x00400100
+"""Scheduled Procedure Step Sequence."""
+
 
 class WorklistFolder:
     """Worklist entries in files, one DICOM file each, as DCMTK's ``wlmscpfs`` has them too (PS3.4 K).
@@ -58,16 +61,16 @@ class WorklistFolder:
 
 def _steps(path: Path) -> list[Dataset]:
     """The entry in a file, once for each of its Scheduled Procedure Steps."""
-    from pydicom import Dataset, dcmread  # noqa: PLC0415 - takes long to import
+    from pydicom import DataElement, Dataset, dcmread  # noqa: PLC0415 - takes long to import
 
     try:
         entry = dcmread(path)
         entry.decode()
         items = []
-        for step in entry.get("ScheduledProcedureStepSequence") or ():
+        for step in entry.get(_STEPS, ()):
             item = Dataset()
             item.update(entry)
-            item.ScheduledProcedureStepSequence = [step]
+            item.add(DataElement(_STEPS, "SQ", [step]))  # not by its name: that would change the entry's
             items.append(item)
     except Exception as error:  # noqa: BLE001 - pydicom raises what it comes across
         _log.warning("no worklist entry in %s: %s", path, error)

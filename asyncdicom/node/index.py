@@ -369,15 +369,16 @@ def _decode(value: bytes, vr: str, character_sets: list[str]) -> str:
 # To data sets
 
 
-def _candidate(asked: Mapping[int, tuple[str, str]], character_set: str, texts: Iterable[str | None]) -> Dataset:
-    """What the table has of an entity, as a data set."""
+def _candidate(asked: Mapping[int, tuple[str, str]], character_set: str, texts: Iterable[object]) -> Dataset:
+    """What the table has of an entity, as a data set; with its Specific Character Set if it takes one."""
     from pydicom import Dataset  # noqa: PLC0415 - there already, as an identifier is
 
     candidate = Dataset()
-    if character_set:
-        candidate.SpecificCharacterSet = _value("CS", character_set)
-    for (tag, (vr, _)), text in zip(asked.items(), texts, strict=True):
-        candidate.add(_element(tag, vr, str(text or "")))
+    for (tag, (vr, _)), value in zip(asked.items(), texts, strict=True):
+        text = str(value or "")
+        candidate.add(_element(tag, vr, text))
+        if not text.isascii():
+            candidate.add(_element(_SPECIFIC_CHARACTER_SET, "CS", character_set))
     return candidate
 
 
