@@ -67,7 +67,7 @@ def _steps(path: Path) -> list[Dataset]:
         entry = dcmread(path)
         entry.decode()
         items = []
-        for step in entry.get(_STEPS, ()):
+        for step in entry.get("ScheduledProcedureStepSequence") or ():
             item = Dataset()
             item.update(entry)
             item.add(DataElement(_STEPS, "SQ", [step]))  # not by its name: that would change the entry's

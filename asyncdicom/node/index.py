@@ -270,16 +270,17 @@ class Page(NamedTuple):
 
 def available(level: str) -> dict[int, tuple[str, str]]:
     """What is known of an entity of this level: value representation and SQL expression by tag."""
-    found = {_INSTANCE_AVAILABILITY: ("CS", "'ONLINE'")}
-    for each in LEVELS[: LEVELS.index(level) + 1]:
-        found.update({tag: (vr, name) for name, (tag, vr) in KEYS[each].items()})
-        found.update(_COMPUTED[each])
-    return found
+    stored = {tag: (vr, name) for each in _down_to(level) for name, (tag, vr) in KEYS[each].items()}
+    return {_INSTANCE_AVAILABILITY: ("CS", "'ONLINE'"), **stored, **_COMPUTED[level]}
 
 
 def columns(level: str) -> dict[int, str]:
     """The columns of an entity of this level, by tag."""
-    return {tag: name for each in LEVELS[: LEVELS.index(level) + 1] for name, (tag, _) in KEYS[each].items()}
+    return {tag: name for each in _down_to(level) for name, (tag, _) in KEYS[each].items()}
+
+
+def _down_to(level: str) -> tuple[str, ...]:
+    return LEVELS[: LEVELS.index(level) + 1]
 
 
 def files(folder: Path) -> Iterator[Path]:
