@@ -609,8 +609,13 @@ class Association:
             self._write_message(data)
 
     async def _send_message(self, context_id: int, command: Command, data: bytes) -> None:
-        """A message of the peer's operation."""
-        await self._send(lambda: self._send_data(context_id, command, data))
+        """A message of the peer's operation; none goes out any more once this side has asked for the release."""
+
+        async def send() -> None:
+            if self._ended is not None or self._upper_layer.state in _MAY_RESPOND:
+                await self._send_data(context_id, command, data)
+
+        await self._send(send)
 
     def _write_between_messages(self, data: bytes) -> bool:
         """Send a small message at once or after the one that is going out; returns whether that can be."""

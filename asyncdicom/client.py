@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from .errors import (
     LocalProtocolError,
     NoConnection,
 )
+from .instances import Instance, contexts_for
 from .pdu import (
     AssociateAC,
     AssociateRJ,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from .requests import CStoreHandler, Handler, Service
     from .upper_layer import Indicated
 
+    Proposal = str | Context | os.PathLike[str] | Instance | Iterable[Context | str | os.PathLike[str] | Instance]
+
 __all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
 
 _log = logging.getLogger("asyncdicom")
@@ -69,6 +73,16 @@ def _pool_of(loop: asyncio.AbstractEventLoop) -> SlabPool:
     return pool
 
 
+def _offered(contexts: Proposal) -> list[Context]:
+    """What to propose: contexts and names as they are, for files and instances what sending them takes."""
+    if isinstance(contexts, (str, Context, os.PathLike, Instance)):
+        contexts = (contexts,)
+    several = list(contexts)
+    to_send = [each for each in several if isinstance(each, (os.PathLike, Instance))]
+    offered = as_contexts(each for each in several if not isinstance(each, (os.PathLike, Instance)))
+    return offered + [each for each in contexts_for(to_send) if each not in offered]
+
+
 class connect:  # noqa: N801 - it is called like a function
     """Ask a peer for an association (A-ASSOCIATE, PS3.8 7.1).
 
@@ -79,7 +93,8 @@ class connect:  # noqa: N801 - it is called like a function
 
     ``contexts`` are the presentation contexts to propose, at most 128: :class:`Context` objects, or UIDs, keywords and
     names of SOP classes and service classes ("modality worklist"), which stand for themselves with the default transfer
-    syntaxes. Without them, those of ``services`` are proposed, else Verification.
+    syntaxes, or what is to be sent, as ``pathlib.Path`` or :class:`~asyncdicom.instances.Instance`. Without them, those
+    of ``services`` are proposed, else Verification.
 
     ``c_store`` and ``n_event_report`` handle what the peer asks for on this association: sub-operations of a C-GET, and
     notifications. ``services`` are further handlers, with their contexts. See :func:`~asyncdicom.serve`.
@@ -104,7 +119,7 @@ class connect:  # noqa: N801 - it is called like a function
         *,
         called_ae_title: str = "ANY-SCP",
         calling_ae_title: str = "ASYNCDICOM",
-        contexts: str | Context | Iterable[Context | str] | None = None,
+        contexts: Proposal | None = None,
         c_store: CStoreHandler | None = None,
         n_event_report: Handler | None = None,
         services: Iterable[Service] = (),
@@ -130,7 +145,7 @@ class connect:  # noqa: N801 - it is called like a function
         if contexts is None:
             offered = [each for its, _ in served for each in its] or [Context(VERIFICATION)]
         else:
-            offered = as_contexts(contexts)
+            offered = _offered(contexts)
         self._handlers = Handlers.of({"c_store": c_store, "n_event_report": n_event_report}, served)
         window = AsyncOperationsWindow(max_operations_invoked, max_operations_performed)
         self._window = window if window != (1, 1) else None

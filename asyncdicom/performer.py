@@ -12,8 +12,8 @@ import functools
 import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncIterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import asynccontextmanager
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .presentation import PresentationContext
     from .requests import Handler, Handlers, Request
 
-__all__ = ["MAX_WAITING_REQUESTS", "Performer"]
+__all__ = ["MAX_WAITING_REQUESTS", "Performer", "encoded", "generated"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -124,7 +124,8 @@ class Performer:
             return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
         if self._handlers.find(context, field) is None:
             return Status.UNRECOGNIZED_OPERATION
-        if not (context.scu if field is CommandField.N_EVENT_REPORT_RQ else context.scp):
+        # Event reports in any role: managers that open an association for them often leave the roles as they are.
+        if not context.scp and field is not CommandField.N_EVENT_REPORT_RQ:
             return Status.UNRECOGNIZED_OPERATION
         if command.message_id in self._requests:
             return Status.DUPLICATE_INVOCATION
@@ -340,10 +341,7 @@ class Performer:
 
     async def _find(self, request: Request, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""
-        iterator = handler(request)
-        if not isinstance(iterator, AsyncIterable):
-            raise TypeError("the C-FIND handler must be an asynchronous generator (async def, with yield)")
-        async with _closing(aiter(iterator)) as matches:
+        async with generated(handler, request) as matches:
             while (match := await self._next(request, matches)) is not _END:
                 if isinstance(match, int):
                     return _as_status(match)
@@ -490,17 +488,18 @@ def encoded(data_set: Dataset | bytes | object, context: PresentationContext) ->
     return encode(data_set, context.transfer_syntax)  # type: ignore[arg-type]
 
 
-def _closing(iterator: AsyncIterator[object]) -> Any:
-    """Close a generator at the end; other iterators have nothing to close."""
-    return aclosing(iterator) if hasattr(iterator, "aclose") else _Nothing(iterator)
-
-
-class _Nothing:
-    def __init__(self, iterator: AsyncIterator[object]) -> None:
-        self._iterator = iterator
-
-    async def __aenter__(self) -> AsyncIterator[object]:
-        return self._iterator
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
+@asynccontextmanager
+async def generated(handler: Handler, request: Request) -> AsyncIterator[AsyncIterator[Any]]:
+    """What the asynchronous generator yields that a handler is; it is closed at the end."""
+    made = handler(request)
+    if not isinstance(made, AsyncIterable):
+        if inspect.iscoroutine(made):
+            made.close()
+        name = request.command.message.name[:-3]
+        raise TypeError(f"the {name} handler must be an asynchronous generator (async def, with yield)")
+    iterator = aiter(made)
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .command import Category, Status
 from .errors import AssociationError, LocalProtocolError
+from .performer import generated
 from .pool import AssociationPool, Backoff, ConnectOptions
 from .requests import CMoveRequest
 from .sending import Sending, SendResult, StoreOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 
     from pydicom import Dataset
 
@@ -71,29 +72,33 @@ class Retriever:
             if associations is None:
                 _log.warning("a C-MOVE of %r to an unknown destination", request.calling_ae_title)
                 return Status(Status.MOVE_DESTINATION_UNKNOWN, "move destination unknown"), None, {}
-            iterator = self._handler(request)
-            if not isinstance(iterator, AsyncIterable):
-                raise TypeError("the C-GET or C-MOVE handler must be an asynchronous generator (async def, with yield)")
-            sending = count.sending = Sending(
-                associations, count.instances(iterator), _store_options(request), resend=False, halt=False
-            )
-            request.stop = sending.halt
-            if request.is_cancelled:
-                sending.halt()
-            try:
-                async with aclosing(sending.results()) as results:
-                    async for result in results:
-                        count.add(result)
-                        if not request.is_cancelled:
-                            await report(**count.elements())
-            except AssociationError as error:
-                if request.association._ended is not None:
-                    raise
-                _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
-                count.give_up()
-            finally:
-                request.stop = None
+            async with aclosing(count.instances(self._handler)) as instances:
+                await self._send(
+                    request,
+                    report,
+                    count,
+                    Sending(associations, instances, _store_options(request), resend=False, halt=False),
+                )
         return count.status(), count.failed_instances(), count.elements(is_last=True)
+
+    async def _send(self, request: CGetRequest, report: Report, count: _Count, sending: Sending) -> None:
+        count.sending = sending
+        request.stop = sending.halt
+        if request.is_cancelled:
+            sending.halt()
+        try:
+            async with aclosing(sending.results()) as results:
+                async for result in results:
+                    count.add(result)
+                    if not request.is_cancelled:
+                        await report(**count.elements())
+        except AssociationError as error:
+            if request.association._ended is not None:
+                raise
+            _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
+            count.give_up()
+        finally:
+            request.stop = None
 
     @asynccontextmanager
     async def _associations(self, request: CGetRequest) -> AsyncIterator[Any]:
@@ -148,10 +153,10 @@ class _Count:
         self._ending: Status | None = None
         """What the handler says is the end of it."""
 
-    async def instances(self, iterator: AsyncIterable[Sendable | Status]) -> AsyncIterator[Sendable]:
+    async def instances(self, handler: Handler) -> AsyncGenerator[Sendable]:
         """What the handler yields to be sent."""
-        async with aclosing(iterator) if hasattr(iterator, "aclose") else _as_it_is(iterator):  # type: ignore[type-var]
-            async for each in iterator:
+        async with generated(handler, self._request) as instances:
+            async for each in instances:
                 if isinstance(each, int):
                     self._ending = each if isinstance(each, Status) else Status(each)
                     return
@@ -220,11 +225,6 @@ _SUBOPERATIONS_FAILED = 0xB000
 
 def _why(result: SendResult) -> object:
     return result.error if result.status is None else result.status
-
-
-@asynccontextmanager
-async def _as_it_is(iterator: AsyncIterable[Any]) -> AsyncIterator[AsyncIterable[Any]]:
-    yield iterator
 
 
 class _ThisAssociation:

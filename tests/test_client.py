@@ -1,6 +1,7 @@
 """The requestor: a peer that is not there, refuses, stalls, lies or resets gives a typed error in time."""
 
 import asyncio
+import pathlib
 import socket
 import ssl
 
@@ -272,3 +273,62 @@ async def test_the_dialogue_of_the_negotiation_is_in_the_debug_log_without_crede
     for begin in ("> AssociateRQ", "< AssociateRQ", "> AssociateAC", "< AssociateAC", "> Command(C-ECHO-RQ"):
         assert any(line.startswith(begin) for line in lines)
     assert "secret" not in "".join(lines)
+
+
+async def test_what_is_to_be_sent_may_be_proposed(tmp_path):
+    from pydicom.data import get_testdata_file
+
+    path = pathlib.Path(get_testdata_file("CT_small.dcm"))
+    instance = asyncdicom.read_instance(path)
+    seen = []
+
+    async def script(peer):
+        seen.append(await accept(peer))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    for contexts in (path, [path, "verification"], instance):
+        async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port, contexts=contexts):
+            pass
+    proposed = [{each.abstract_syntax for each in asked.presentation_contexts} for asked in seen]
+    assert proposed == [{CT}, {CT, "1.2.840.10008.1.1"}, {CT}]
+
+
+async def test_services_bring_their_contexts():
+    class Steps:
+        contexts = ("modality performed procedure step",)
+        handlers = {}  # noqa: RUF012
+
+    seen = []
+
+    async def script(peer):
+        seen.append(await accept(peer))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port, services=[Steps()]):
+        pass
+    assert "1.2.840.10008.3.1.2.3.3" in {each.abstract_syntax for each in seen[0].presentation_contexts}
+
+
+async def test_extensions_are_offered_and_what_was_agreed_is_known():
+    find = "1.2.840.10008.5.1.4.1.2.2.1"
+    supported = [Context(find, extended=b"\1\0\1")]
+    async with asyncdicom.serve("127.0.0.1", 0, contexts=supported) as server:
+        contexts = [Context(find, extended=b"\1\1\1\1")]
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=contexts) as association:
+            assert association.extended == {find: b"\1\0\1\0"}
+            assert server.associations[0].extended == association.extended
+
+
+async def test_roles_that_were_not_answered_may_be_assumed():
+    async def script(peer):
+        await accept(peer)
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    contexts = [Context(CT, scp=True)]
+    for assumed in (False, True):
+        async with raw_server(script) as port:
+            async with asyncdicom.connect("127.0.0.1", port, contexts=contexts, assume_roles=assumed) as association:
+                assert association.contexts[1].scp is assumed

@@ -19,7 +19,7 @@ from raw_peer import (
 )
 
 import asyncdicom
-from asyncdicom import Context, Status, Timeouts
+from asyncdicom import Context, Status, Timeouts, UserIdentity
 from asyncdicom.pdu import Abort, AssociateAC, AssociateRJ, ReleaseRP, ReleaseRQ
 from asyncdicom.uids import STORAGE_SOP_CLASSES, VERIFICATION
 
@@ -453,3 +453,110 @@ async def test_text_from_a_peer_cannot_make_lines_of_its_own_in_the_log(caplog):
 async def test_lengths_that_cannot_be_are_refused_at_once(lengths):
     with pytest.raises(ValueError, match="PDU"):
         await serving(drop, **lengths)
+
+
+# Identities of users
+
+
+async def asking_as(identity, check, **options):
+    """The answer to an association request with a user identity."""
+    async with serving(user_identity=check, **options) as server, raw_client(server.port) as peer:
+        peer.send(request(user_identity=identity))
+        return await peer.receive()
+
+
+@pytest.mark.parametrize(
+    ("answer", "positive", "response"),
+    [(True, False, None), (True, True, b""), (b"ticket", True, b"ticket"), (b"ticket", False, None)],
+)
+async def test_an_identity_that_is_confirmed_is_accepted(answer, positive, response):
+    seen = []
+
+    async def check(identity, association):
+        seen.append((identity, association.calling_ae_title, association.peer_address))
+        return answer
+
+    identity = UserIdentity(2, b"user", b"secret", positive)
+    accepted = await asking_as(identity, check)
+    assert isinstance(accepted, AssociateAC)
+    assert accepted.user_information.user_identity_response == response
+    assert seen == [(identity, "RAW", "127.0.0.1")]
+
+
+async def test_an_identity_that_is_not_confirmed_is_rejected():
+    async def deny(identity, association):
+        return False
+
+    assert await asking_as(UserIdentity(1, b"user"), deny) == AssociateRJ(1, 1, 1)
+
+
+async def test_an_identity_check_that_fails_lets_nobody_in(caplog):
+    async def fail(identity, association):
+        raise KeyError("no such user")
+
+    assert await asking_as(UserIdentity(1, b"user"), fail) == AssociateRJ(1, 1, 1)
+    assert "checking the identity" in caplog.text
+
+
+async def test_an_identity_check_has_its_time():
+    async def never(identity, association):
+        await asyncio.Event().wait()
+
+    answer = await asking_as(UserIdentity(1, b"user"), never, timeouts=Timeouts(acse=0.05))
+    assert answer == AssociateRJ(2, 3, 1)
+
+
+async def test_a_requestor_that_goes_away_meanwhile_leaves_nothing():
+    begun = asyncio.Event()
+
+    async def slow(identity, association):
+        begun.set()
+        await asyncio.sleep(0)
+        return True
+
+    async with serving(user_identity=slow) as server:
+        async with raw_client(server.port) as peer:
+            peer.send(request(user_identity=UserIdentity(1, b"user")))
+            await begun.wait()
+            peer.send(Abort(0, 0))
+        await settle(lambda: not server._pending and not server._associations)
+        assert server.statistics.accepted in (0, 1)
+
+
+async def test_without_identity_nobody_is_asked():
+    async def check(identity, association):
+        raise AssertionError
+
+    async with serving(user_identity=check) as server, raw_client(server.port) as peer:
+        await peer.associate()
+
+
+async def test_a_place_is_not_taken_twice_while_identities_are_checked():
+    go_on = asyncio.Event()
+
+    async def slow(identity, association):
+        await go_on.wait()
+        return True
+
+    async with serving(user_identity=slow, max_associations=1) as server:
+        async with raw_client(server.port) as one, raw_client(server.port) as other:
+            for peer in (one, other):
+                peer.send(request(user_identity=UserIdentity(1, b"user")))
+            await settle(lambda: len(server._checks) == 2)
+            go_on.set()
+            answers = [await one.receive(), await other.receive()]
+            assert sorted(type(each).__name__ for each in answers) == ["AssociateAC", "AssociateRJ"]
+            assert AssociateRJ(2, 3, 2) in answers
+
+
+async def test_closing_ends_the_checks():
+    async def never(identity, association):
+        await asyncio.Event().wait()
+
+    server = await serving(user_identity=never)
+    async with raw_client(server.port) as peer:
+        peer.send(request(user_identity=UserIdentity(1, b"user")))
+        await settle(lambda: server._checks)
+        await server.close(drain=0)
+        assert await peer.receive() is None
+    await settle(lambda: not server._checks)
