@@ -626,8 +626,13 @@ class Association:
             return True
         return self._write_message(data)
 
+    @property
+    def _may_respond(self) -> bool:
+        """Whether the peer can be answered: after our A-RELEASE-RQ its requests may come, answers may not go."""
+        return self._upper_layer.state in _MAY_RESPOND
+
     def _write_message(self, data: bytes) -> bool:
-        if self._upper_layer.state not in _MAY_RESPOND:
+        if not self._may_respond:
             return False
         self.connection.write(data)
         return True

@@ -325,7 +325,7 @@ class Performer:
             status = self._status_for(request, error)
             data = encoded(error.data_set, request.context) if isinstance(error, StatusError) else b""
         self._requests.pop(request.message_id, None)
-        if self._association._ended is not None:
+        if self._association._ended is not None or not self._association._may_respond:
             return None
         await self._send(request, status, data, **more)
         return status

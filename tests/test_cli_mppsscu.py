@@ -72,6 +72,13 @@ async def test_a_step_is_completed_with_the_instances_that_it_made(tmp_path):
     assert len(series.ReferencedNonImageCompositeSOPInstanceSequence) == 2
 
 
+async def test_a_file_that_is_none_is_told_of_before_anything_is_sent(tmp_path):
+    (tmp_path / "text").write_text("no instance")
+    words = ("--uid", "1.2.3", "--status", "COMPLETED", "127.0.0.1", "1")
+    assert (await tool(*words, tmp_path / "text"))[0] == 20
+    assert (await tool(*words, tmp_path))[0] == 21
+
+
 async def test_a_step_is_discontinued_for_a_reason():
     series = ("-k", "PerformedSeriesSequence[0].SeriesInstanceUID=1.2.3", "-k")
     async with served() as (steps, peer):

@@ -10,7 +10,16 @@ from cli_processes import COMMAND, CT, DEADLINE, ENVIRONMENT, write_instances
 
 import asyncdicom
 from asyncdicom import Backoff, Status
-from asyncdicom.services.storage_commitment import SOP_CLASS, CommitmentProvider, FailureReason
+from asyncdicom.cli.stgcmtscu import CommitmentOptions
+from asyncdicom.cli.stgcmtscu import _show as show
+from asyncdicom.services.references import Reference
+from asyncdicom.services.storage_commitment import (
+    SOP_CLASS,
+    Commitment,
+    CommitmentProvider,
+    FailedInstance,
+    FailureReason,
+)
 
 MISSING = "1.2.3.1"
 
@@ -64,6 +73,18 @@ async def test_the_outcome_is_json():
     outcome = json.loads(output)
     failed = {"sop_class_uid": CT, "sop_instance_uid": MISSING, "reason": "0112", "meaning": "no such object instance"}
     assert (code, outcome["exit_code"], outcome["committed"], outcome["failed"]) == (62, 62, [], [failed])
+
+
+def test_the_outcome_is_a_table_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    commitment = Commitment("1.2.9", (Reference(CT, "1.2.3.0"),), (FailedInstance(CT, MISSING, 0x0112),))
+    show(commitment, CommitmentOptions())
+    rows = [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in capsys.readouterr().out.splitlines()
+    ]
+    assert ["CT Image Storage", "1.2.3.0", "safe"] in rows
+    assert ["CT Image Storage", MISSING, "no such object instance"] in rows
 
 
 @pytest.mark.parametrize("release", [False, True])

@@ -104,7 +104,9 @@ async def test_a_peer_without_worklists_is_told_of():
     assert code == 65, errors
 
 
-@pytest.mark.parametrize("words", [("--only-keys", "--modality", "CT"), ("-k", "NoSuchKeyword=1"), ("x",)])
+@pytest.mark.parametrize(
+    "words", [("--only-keys", "--modality", "CT"), ("--only-keys",), ("-k", "NoSuchKeyword=1"), ("x",)]
+)
 async def test_a_wrong_command_line_is_told_of(words):
     code, output, errors = await tool("127.0.0.1", "1", *words)
     assert (code, output) == (1, "")

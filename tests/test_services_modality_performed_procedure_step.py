@@ -5,10 +5,12 @@ import contextlib
 
 import pytest
 from pydicom import Dataset
+from standard_tables import DIMSE, SERVICES
 
 import asyncdicom
 from asyncdicom import Context, Status
 from asyncdicom.errors import LocalProtocolError, StatusError
+from asyncdicom.instances import decode_data_set, encode
 from asyncdicom.services.modality_performed_procedure_step import (
     NOTIFICATION_SOP_CLASS,
     RETRIEVE_SOP_CLASS,
@@ -22,6 +24,7 @@ from asyncdicom.services.modality_performed_procedure_step import (
     performed_series,
     scheduled_step,
 )
+from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 DEADLINE = 20.0
 
@@ -116,6 +119,13 @@ async def test_a_step_that_is_not_in_progress_is_not_changed_by_its_modality(sta
     async with served() as (_, association):
         with pytest.raises(LocalProtocolError, match="in progress"):
             await step.set(association, item(PerformedProcedureStepDescription="head"))
+
+
+async def test_a_state_that_there_is_not_is_not_sent():
+    async with served() as (_, association):
+        step = PerformedProcedureStep("1.2.3")
+        with pytest.raises(ValueError, match="DONE"):
+            await step.set(association, item(PerformedProcedureStepStatus="DONE"))
 
 
 async def test_a_step_is_created_but_once_by_its_modality():
@@ -385,6 +395,31 @@ async def test_a_peer_is_notified_on_an_association_that_the_keeper_opens():
                 assert await notify(association, "1.2.3.5", Event.IN_PROGRESS) == 0x0000
 
 
+# The standard
+
+
+def test_names_and_states_are_those_of_the_standard():
+    for service, uid in (("mpps", SOP_CLASS), ("mpps_retrieve", RETRIEVE_SOP_CLASS)):
+        assert [each["uid"] for each in SERVICES["services"][service]["sop_classes"]] == [uid]
+    notification = SERVICES["services"]["mpps_notification"]
+    assert notification["sop_classes"][0]["uid"] == NOTIFICATION_SOP_CLASS
+    assert list(State) == SERVICES["services"]["mpps"]["states"]
+    words = ", ".join(f"{each.value} {each.name.replace('_', ' ').title()}" for each in Event)
+    assert words in notification["facts"][0]
+
+
+async def test_the_refusal_of_a_late_change_is_that_of_the_standard():
+    (row,) = DIMSE["status_by_service_class"]["Modality Performed Procedure Step (PS3.4 F.7)"]["N-SET"]
+    async with served() as (_, association):
+        step = PerformedProcedureStep()
+        await step.create(association, attributes())
+        await step.discontinue(association, series())
+        command = (await association.n_set(SOP_CLASS, step.sop_instance_uid, series())).command
+    assert f"{command.status:04X}H" == row["from"]
+    assert row["meaning"].lower().startswith(command.error_comment.lower())
+    assert f"ErrorID = {command.error_id:04X}H" in row["related_fields"]
+
+
 # Data sets
 
 
@@ -420,6 +455,19 @@ async def test_a_step_is_made_of_a_worklist_item():
     assert (scheduled.StudyInstanceUID, scheduled.AccessionNumber) == ("1.2.3", "A1")
     assert scheduled.ScheduledProcedureStepID == kept.PerformedProcedureStepID == "SPS1"
     assert kept.PerformedProtocolCodeSequence[0].CodeValue == "C1"
+
+
+async def test_a_step_of_a_worklist_item_in_another_character_set_says_the_same():
+    entry = worklist_item()
+    entry.SpecificCharacterSet = "ISO_IR 100"
+    entry.ScheduledProcedureStepSequence[0].ScheduledProcedureStepDescription = "Schädel"
+    received = decode_data_set(encode(entry, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
+    async with served() as (service, association):
+        step = PerformedProcedureStep()
+        assert await step.create(association, scheduled_step(received)) == 0x0000
+        kept = service.steps[step.sop_instance_uid]
+    assert (str(kept.PatientName), kept.PerformedProcedureStepDescription) == ("MÜLLER", "Schädel")
+    assert kept.ScheduledStepAttributesSequence[0].ScheduledProcedureStepDescription == "Schädel"
 
 
 def test_a_step_that_nobody_scheduled_has_a_study_of_its_own():

@@ -5,10 +5,11 @@ import contextlib
 
 import pytest
 from pydicom import Dataset
+from standard_tables import DIMSE, SERVICES
 
 import asyncdicom
 from asyncdicom import Backoff, Context, Status
-from asyncdicom.errors import StatusError
+from asyncdicom.errors import AssociationReleased, StatusError
 from asyncdicom.services.storage_commitment import (
     SOP_CLASS,
     SOP_INSTANCE,
@@ -125,6 +126,7 @@ async def test_a_report_that_crosses_the_release_is_heard():
         provider = CommitmentProvider(all_safe, resolve={"MODALITY": ("127.0.0.1", ours.port)}, backoff=AT_ONCE)
         async with asked(provider, client) as association:
             assert (await client.commit(association, INSTANCES, release=True)).is_complete
+            assert isinstance(await association.wait_closed(), AssociationReleased)
 
 
 # What it says
@@ -163,26 +165,52 @@ async def test_an_instance_that_is_named_twice_is_asked_for_once():
     assert seen == INSTANCES
 
 
-async def test_an_instance_that_the_report_leaves_out_is_not_safe():
+def failing(reference, reason=0x0110):
+    item = information(instances=[reference]).ReferencedSOPSequence[0]
+    item.FailureReason = reason
+    return item
+
+
+@pytest.mark.parametrize(
+    ("named", "failed", "reason"),
+    [
+        (INSTANCES[:1], [], 0),
+        ([INSTANCES[0], ("1.2.9", INSTANCES[1][1]), (CT, "1.2.9"), (CT, "1.2.8")], [], 0),
+        (INSTANCES, [failing(INSTANCES[1]), failing(INSTANCES[2])], 0x0110),
+    ],
+    ids=["left out", "of another class or instance", "in both sequences"],
+)
+async def test_what_the_report_does_not_call_safe_is_not(named, failed, reason):
     async def action(request):
-        data_set = information(request.data_set.TransactionUID, INSTANCES[:1])
-        answers.append(asyncio.create_task(request.association.n_event_report(SOP_CLASS, SOP_INSTANCE, 1, data_set)))
+        data_set = information(request.data_set.TransactionUID, named)
+        data_set.FailedSOPSequence = failed
+        answers.append(asyncio.create_task(request.association.n_event_report(SOP_CLASS, SOP_INSTANCE, 2, data_set)))
         return Status.SUCCESS
 
     answers = []
     client = CommitmentClient()
     async with asyncio.timeout(DEADLINE):
         async with asyncdicom.serve("127.0.0.1", 0, contexts=[SOP_CLASS], n_action=action) as server:
-            async with asyncdicom.connect(
-                "127.0.0.1", server.port, contexts=[SOP_CLASS], services=[client]
-            ) as association:
+            async with asyncdicom.connect("127.0.0.1", server.port, services=[client]) as association:
                 commitment = await client.commit(association, INSTANCES)
                 assert (await answers[0]).status == 0x0000
     assert commitment.committed == (INSTANCES[0],)
-    assert {(each.reason, each.meaning) for each in commitment.failed} == {(0, "not reported")}
+    assert [each[:] for each in commitment.failed] == [(*each, reason) for each in INSTANCES[1:]]
+
+
+def test_failure_reasons_are_those_of_the_standard():
+    known = {f"{each:04X}H" for each in FailureReason if each}
+    assert known == set(DIMSE["failure_reason_values"]["values"])
+
+
+def test_uids_are_those_of_the_standard():
+    service = SERVICES["services"]["storage_commitment_push"]
+    assert [each["uid"] for each in service["sop_classes"]] == [SOP_CLASS]
+    assert [each["uid"] for each in service["well_known_instances"]] == [SOP_INSTANCE]
 
 
 def test_an_unknown_failure_reason_is_named_by_its_number():
+    assert FailedInstance(CT, "1.2", FailureReason.NOT_REPORTED).meaning == "not reported"
     assert FailedInstance(CT, "1.2", 0xABCD).meaning == "undefined failure reason ABCDH"
 
 

@@ -104,7 +104,7 @@ TOOL: Final = Tool(
                 ),
             ),
         ),
-        Group("output", (flag("--json", "json", "print the outcome as a JSON object"),)),
+        Group("outcome", (flag("--json", "json", "print the outcome as a JSON object"),)),
         PEER,
         Group("negotiation", PROPOSED_UNCOMPRESSED),
         LOOP,
@@ -170,8 +170,22 @@ def _with_defaults(given: Dataset, options: StepOptions) -> Dataset:
     return attributes
 
 
+_READ: Final = (
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "ProtocolName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+    "Rows",
+)
+"""What is taken of an instance."""
+
+
 def _read(words: list[str]) -> list[Dataset]:
-    """The data sets of the instances that a step has made."""
+    """The instances that a step has made, no more of them than is needed."""
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
 
     found: list[Dataset] = []
@@ -179,7 +193,10 @@ def _read(words: list[str]) -> list[Dataset]:
         try:
             if error:
                 raise OSError(error)
-            found.append(dcmread(path, stop_before_pixels=True))
+            instance = dcmread(path, specific_tags=list(_READ))
+            if not all(keyword in instance for keyword in _READ[1:4]):
+                raise ValueError("it is no instance of a series")
+            found.append(instance)
         except Exception as problem:
             if named:
                 raise ToolError(ExitCode.CANNOT_READ, f"{path} cannot be read: {problem}") from problem

@@ -42,7 +42,7 @@ class CommitmentOptions(RequestorOptions):
     instances: tuple[Reference, ...] = ()
     recurse: bool = False
     pattern: str | None = None
-    listen: int = -1
+    listen: int | None = None
     listen_address: str = ""
     release: bool = False
     wait: float = 60.0
@@ -94,7 +94,7 @@ TOOL: Final = Tool(
                     "--listen",
                     "listen",
                     "PORT",
-                    "take the report on a new association too, at this port and by the title -aet, as the peer has it",
+                    "take the report on a new association too, at this port",
                     number(0, 65535),
                 ),
                 value("--listen-address", "listen_address", "ADDRESS", "listen on this local address only"),
@@ -125,12 +125,12 @@ async def _commit(options: CommitmentOptions, words: list[str]) -> int:
     instances = [*options.instances, *_read(files, options)]
     if not instances:
         raise UsageError("no instance is named: give files, folders or --instance")
-    if options.release and options.listen < 0:
+    if options.release and options.listen is None:
         raise UsageError("with --release the report can only come to --listen PORT")
     client = CommitmentClient()
     async with AsyncExitStack() as stack:
-        if options.listen >= 0:
-            await stack.enter_async_context(_Listener(client, options))
+        if options.listen is not None:
+            await stack.enter_async_context(_Listener(client, options.listen, options))
         commitment = await _ask(client, peer, instances, options)
     _show(commitment, options)
     return ExitCode.OK if commitment.is_complete else ExitCode.SEND
@@ -150,11 +150,10 @@ def _read(words: list[str], options: CommitmentOptions) -> list[Reference]:
 class _Listener:
     """A server for the report, while it is awaited."""
 
-    def __init__(self, client: CommitmentClient, options: CommitmentOptions) -> None:
+    def __init__(self, client: CommitmentClient, port: int, options: CommitmentOptions) -> None:
         self._serve = serve(
             options.listen_address or None,
-            options.listen,
-            ae_title=options.aet or _TITLE,
+            port,
             contexts=[VERIFICATION],
             services=[client],
             timeouts=options.timeouts,
@@ -189,7 +188,7 @@ async def _ask(
         raise ToolError(ExitCode.SEND, f"{association.called_ae_title} refused the request: {error.status}") from error
     except TimeoutError as error:
         await finish(association, abort=options.abort)
-        hint = "" if options.listen >= 0 else "it may be on its way to another port: see --listen"
+        hint = "" if options.listen is not None else "it may be on its way to another port: see --listen"
         raise ToolError(ExitCode.ABORTED, f"no report came within {options.wait:g} s", hint) from error
     except BaseException:
         await association.abort()

@@ -46,7 +46,7 @@ class WorklistOptions(RequestorOptions):
     keys: tuple[str, ...] = ()
     query_file: str = ""
     only_keys: bool = False
-    cancel: int = 0
+    cancel: int | None = None
     json: bool = False
     hidden: bool = False
     extract: bool = False
@@ -96,7 +96,7 @@ TOOL: Final = Tool(
             ),
         ),
         Group(
-            "output",
+            "items",
             (
                 flag("--json", "json", "print each item as a line of DICOM JSON"),
                 flag("--hide-responses", "hidden", "print no items"),
@@ -150,6 +150,8 @@ def _query(options: WorklistOptions) -> Dataset:
         return read_keys(options.keys, worklist_query(**given))
     if any(given.values()):
         raise UsageError("with -f or --only-keys the query is what -f and -k name; use -k for what has to match")
+    if not (options.query_file or options.keys):
+        raise UsageError("--only-keys leaves nothing to ask for without -k")
     return read_keys(options.keys, read_query_file(options.query_file) if options.query_file else None)
 
 

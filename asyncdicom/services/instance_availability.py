@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncdicom.command import Status
 from asyncdicom.instances import new_uid
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from asyncdicom.association import Association
-    from asyncdicom.requests import NCreateRequest
+    from asyncdicom.requests import Handler, NCreateRequest
 
     from .references import Referable
 
@@ -150,7 +150,7 @@ class AvailabilityNotifications:
     def __init__(
         self, notified: Callable[[NCreateRequest, list[AvailableInstance]], Awaitable[Status | int | None]]
     ) -> None:
-        self.handlers: Mapping[str, Callable[..., Any]] = {"n_create": self._create}
+        self.handlers: Mapping[str, Handler] = {"n_create": self._create}
         self._notified = notified
 
     async def _create(self, request: NCreateRequest) -> Status | int:

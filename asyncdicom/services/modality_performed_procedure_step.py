@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from asyncdicom.association import Association
-    from asyncdicom.requests import NCreateRequest, NGetRequest, NSetRequest
+    from asyncdicom.requests import Handler, NCreateRequest, NGetRequest, NSetRequest
 
 __all__ = [
     "NOTIFICATION_SOP_CLASS",
@@ -133,7 +133,11 @@ _CREATED_EMPTY: Final = (
 
 
 class PerformedProcedureStep:
-    """A step that this side performs and reports (SCU)."""
+    """A step that this side performs and reports (SCU).
+
+    Failure statuses are values. Cancellation of a call aborts the association, and leaves unknown whether the peer has
+    done it.
+    """
 
     def __init__(self, sop_instance_uid: str = "") -> None:
         """A new step with a UID of its own, or one that was created earlier and is still in progress."""
@@ -159,12 +163,13 @@ class PerformedProcedureStep:
         """Change the step while it is in progress (N-SET, PS3.4 F.7.2.2); returns what the peer answers.
 
         A sequence is replaced, so it has to come with all its items. Raises LocalProtocolError when the step is not in
-        progress.
+        progress, ValueError for a status that is no :class:`State`.
         """
         if self.state is not State.IN_PROGRESS:
             raise LocalProtocolError(f"only a step that is in progress can be changed, this one is {self.state}")
+        state = State(modifications.get("PerformedProcedureStepStatus") or self.state)
         response = await association.n_set(SOP_CLASS, self.sop_instance_uid, modifications)
-        return self._became(State(modifications.get("PerformedProcedureStepStatus") or self.state), response.status)
+        return self._became(state, response.status)
 
     async def complete(self, association: Association, modifications: Dataset) -> Status:
         """Tell that the step is completed; as :meth:`set`, and it is final.
@@ -205,35 +210,28 @@ def scheduled_step(item: Dataset) -> Dataset:
     from pydicom.dataset import Dataset  # noqa: PLC0415 - takes long to import
 
     item = copy.deepcopy(item)
-    steps = item.get("ScheduledProcedureStepSequence") or [Dataset()]
+    planned = (item.get("ScheduledProcedureStepSequence") or [Dataset()])[0]
     scheduled, step = Dataset(), Dataset()
-    for name, source, keywords in (
+    for target, source, keywords in (
         (scheduled, item, _FROM_REQUEST),
-        (scheduled, steps[0], _FROM_STEP),
+        (scheduled, planned, _FROM_STEP),
         (step, item, _FROM_PATIENT),
     ):
         for keyword in keywords:
             if keyword in source:
-                name[keyword] = source[keyword]
+                target[keyword] = source[keyword]
     for keyword in _SCHEDULED_EMPTY:
         if keyword not in scheduled:
             setattr(scheduled, keyword, None)
     if not scheduled.get("StudyInstanceUID"):
         scheduled.StudyInstanceUID = new_uid()
     step.ScheduledStepAttributesSequence = [scheduled]
-    for keyword, source, scheduled_keyword in (
-        ("PerformedProcedureStepID", steps[0], "ScheduledProcedureStepID"),
-        ("PerformedProcedureStepDescription", steps[0], "ScheduledProcedureStepDescription"),
-        ("PerformedProtocolCodeSequence", steps[0], "ScheduledProtocolCodeSequence"),
-        ("PerformedStationAETitle", steps[0], "ScheduledStationAETitle"),
-        ("PerformedStationName", steps[0], "ScheduledStationName"),
-        ("Modality", steps[0], "Modality"),
-        ("ProcedureCodeSequence", item, "RequestedProcedureCodeSequence"),
-        ("StudyID", item, "RequestedProcedureID"),
-    ):
-        if value := source.get(scheduled_keyword):
-            several = keyword.startswith("PerformedStation") and not isinstance(value, str)
-            setattr(step, keyword, value[0] if several else value)
+    for source, names in ((planned, _PERFORMED_AS_PLANNED), (item, _PERFORMED_AS_REQUESTED)):
+        for performed, asked in names:
+            if source.get(asked):
+                element = source[asked]
+                several = element.VM > 1 and element.VR != "SQ"  # station names and titles
+                setattr(step, performed, element.value[0] if several else element.value)
     return step
 
 
@@ -258,6 +256,18 @@ _FROM_REQUEST: Final = (
     "RequestedProcedureCodeSequence",
 )
 _FROM_STEP: Final = ("ScheduledProcedureStepID", "ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence")
+_PERFORMED_AS_PLANNED: Final = (
+    ("PerformedProcedureStepID", "ScheduledProcedureStepID"),
+    ("PerformedProcedureStepDescription", "ScheduledProcedureStepDescription"),
+    ("PerformedProtocolCodeSequence", "ScheduledProtocolCodeSequence"),
+    ("PerformedStationAETitle", "ScheduledStationAETitle"),
+    ("PerformedStationName", "ScheduledStationName"),
+    ("Modality", "Modality"),
+)
+_PERFORMED_AS_REQUESTED: Final = (
+    ("ProcedureCodeSequence", "RequestedProcedureCodeSequence"),
+    ("StudyID", "RequestedProcedureID"),
+)
 _SCHEDULED_EMPTY: Final = (
     "ReferencedStudySequence",
     "AccessionNumber",
@@ -355,7 +365,7 @@ class PerformedProcedureSteps:
         store: MutableMapping[str, Dataset] | None = None,
     ) -> None:
         self.steps: MutableMapping[str, Dataset] = RecentSteps() if store is None else store
-        self.handlers: Mapping[str, Callable[..., Any]] = {
+        self.handlers: Mapping[str, Handler] = {
             "n_create": self._create,
             "n_set": self._set,
             "n_get": self._get,
@@ -416,11 +426,9 @@ class PerformedProcedureSteps:
         except KeyError:
             raise StatusError(Status(0x0112)) from None
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, uid: str) -> Any:
-        lock = self._locks.setdefault(uid, asyncio.Lock())
-        async with lock:
-            yield
+    def _alone(self, uid: str) -> asyncio.Lock:
+        """Held while a request about a step is performed."""
+        return self._locks.setdefault(uid, asyncio.Lock())
 
 
 def _state_of(step: Dataset) -> State | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from asyncdicom.association import Association
-    from asyncdicom.requests import CFindRequest
+    from asyncdicom.requests import CFindRequest, Handler
 
 __all__ = ["SOP_CLASS", "Worklist", "worklist_items", "worklist_query"]
 
@@ -144,7 +144,7 @@ class Worklist:
     contexts = (Context(SOP_CLASS),)
 
     def __init__(self, items: Iterable[Dataset] | Callable[[CFindRequest], Any]) -> None:
-        self.handlers: Mapping[str, Callable[..., Any]] = {"c_find": self._find}
+        self.handlers: Mapping[str, Handler] = {"c_find": self._find}
         self._items = items
 
     async def _find(self, request: CFindRequest) -> AsyncIterator[Dataset]:

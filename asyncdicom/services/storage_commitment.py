@@ -12,7 +12,7 @@ import enum
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from asyncdicom.client import connect
 from asyncdicom.command import Status
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association, Timeouts
     from asyncdicom.operations import Response
-    from asyncdicom.requests import NActionRequest, NEventReportRequest
+    from asyncdicom.requests import Handler, NActionRequest, NEventReportRequest
 
     from .references import Referable
 
@@ -160,7 +160,7 @@ class CommitmentClient:
     contexts = (Context(SOP_CLASS, scu=True, scp=False),)  # as an acceptor too: then the peer proposes to be the SCP
 
     def __init__(self, on_report: Callable[[Commitment], Awaitable[None]] | None = None) -> None:
-        self.handlers: Mapping[str, Callable[..., Any]] = {"n_event_report": self._report}
+        self.handlers: Mapping[str, Handler] = {"n_event_report": self._report}
         self._on_report = on_report
         self._waiting: dict[str, asyncio.Future[Commitment]] = {}
         self._heard: deque[str] = deque(maxlen=100)
@@ -181,8 +181,8 @@ class CommitmentClient:
         on another one.
 
         Raises StatusError when the peer refuses the request, TimeoutError when there is no report after ``timeout``
-        seconds, ValueError for no instances or a Transaction UID that is in use. A report that comes after the timeout,
-        or after cancellation, goes to ``on_report``.
+        seconds, ValueError for no instances or a Transaction UID that is in use. Timeout and cancellation abort the
+        association if the request is not even answered; a report that comes after them goes to ``on_report``.
         """
         wanted = _each_once(instances)
         uid = transaction_uid or new_uid()
@@ -203,9 +203,9 @@ class CommitmentClient:
 
     async def _report(self, request: NEventReportRequest) -> Status:
         commitment = read_report(request)
-        waiting = self._waiting.get(commitment.transaction_uid)
         if commitment.transaction_uid in self._heard:
             return Status.SUCCESS  # the answer to the first one was lost
+        waiting = self._waiting.get(commitment.transaction_uid)
         if waiting is not None and not waiting.done():
             self._heard.append(commitment.transaction_uid)
             waiting.set_result(commitment)
@@ -224,12 +224,15 @@ def _each_once(instances: Iterable[Referable]) -> list[Reference]:
 
 
 def _complete(commitment: Commitment, wanted: Iterable[Reference]) -> Commitment:
-    """With what the report left out as failed: nobody has said that it is safe."""
-    named = {*commitment.committed, *(each[:2] for each in commitment.failed)}
-    left_out = tuple(FailedInstance(*each, FailureReason.NOT_REPORTED) for each in wanted if each not in named)
+    """What a report says of the instances that were asked for; what it does not call safe is not."""
+    failed = {(each.sop_class_uid, each.sop_instance_uid) for each in commitment.failed}
+    safe = set(commitment.committed) - failed
+    left_out = tuple(
+        FailedInstance(*each, FailureReason.NOT_REPORTED) for each in wanted if each not in safe and each not in failed
+    )
     return Commitment(
         commitment.transaction_uid,
-        commitment.committed,
+        tuple(each for each in wanted if each in safe),
         commitment.failed + left_out,
         commitment.retrieve_ae_title,
     )
@@ -277,7 +280,7 @@ class CommitmentProvider:
         timeouts: Timeouts | None = None,
         limit: int = 1000,
     ) -> None:
-        self.handlers: Mapping[str, Callable[..., Any]] = {"n_action": self._action}
+        self.handlers: Mapping[str, Handler] = {"n_action": self._action}
         self._check = check
         self._resolve = resolve or {}
         self._new_association = new_association
@@ -354,7 +357,7 @@ class CommitmentProvider:
             if failed < self._backoff.attempts:
                 await asyncio.sleep(self._backoff.delay(failed))
         _log.error(
-            "no storage commitment report reached %s, transaction %s", transaction.peer_ae_title, transaction.uid
+            "no storage commitment report reached %r, transaction %r", transaction.peer_ae_title, transaction.uid
         )
 
     async def _report_here(self, transaction: _Transaction, event: int, information: Dataset) -> bool:
@@ -369,7 +372,7 @@ class CommitmentProvider:
         try:
             where = await self._resolve(peer) if callable(self._resolve) else self._resolve.get(peer)
             if where is None:
-                _log.warning("no address is known of %s, which awaits a storage commitment report", peer)
+                _log.warning("no address is known of %r, which awaits a storage commitment report", peer)
                 return False
             async with connect(
                 *where,
@@ -381,7 +384,7 @@ class CommitmentProvider:
             ) as association:
                 return await _send(association, event, information)
         except Exception as error:  # noqa: BLE001 - of the network, or of the resolver: it is tried again
-            _log.warning("the storage commitment report for %s could not be sent: %s", peer, error)
+            _log.warning("the storage commitment report for %r could not be sent: %s", peer, error)
             return False
 
 
