@@ -122,6 +122,25 @@ async def test_an_archive_begins_with_what_its_folder_has(tmp_path):
         assert len(await find(association, "STUDY", StudyInstanceUID="")) == 1
 
 
+async def test_what_does_not_come_whole_leaves_nothing(tmp_path):
+    async with archive(tmp_path, [*QUERIES, CT]) as association:
+        large = make(PixelData=bytes(1 << 20))
+        large.BitsAllocated, large["PixelData"].VR = 16, "OW"
+        storing = asyncio.ensure_future(association.c_store(large))
+        while not storing.done() and not list(tmp_path.iterdir()):
+            await asyncio.sleep(0)
+        storing.cancel()
+        await asyncio.gather(storing, return_exceptions=True)
+        await association.abort()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+async def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        async with Archive(tmp_path / "nowhere"):
+            pass
+
+
 # Queries
 
 

@@ -1,7 +1,11 @@
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from node_files import CT, NASTY, make, write, write_nasty
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
@@ -256,6 +260,18 @@ def test_a_number_that_is_none_is_answered_empty(index, tmp_path):
     index.scan()
     (match,) = find(index, "IMAGE", InstanceNumber="")
     assert match.InstanceNumber is None
+
+
+@given(st.data())
+def test_a_damaged_file_has_a_row_or_is_refused(data):
+    name = data.draw(st.sampled_from(["CT_small.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"]))
+    content = bytearray(Path(get_testdata_file(name)).read_bytes()[:4000])
+    for at, value in data.draw(st.lists(st.tuples(st.integers(132, 3999), st.integers(0, 255)), max_size=20)):
+        content[at : at + value // 128] = bytes([value])
+    with tempfile.NamedTemporaryFile() as file, contextlib.suppress(asyncdicom.FileFormatError):
+        file.write(content)
+        file.flush()
+        assert all(isinstance(text, str) for text in read_row(Path(file.name)).values())
 
 
 # Tables

@@ -404,6 +404,16 @@ def test_the_level_group_lengths_and_private_creators_are_no_keys():
     assert matches(identifier, Dataset())
 
 
+def test_keys_that_are_not_supported_find_everything():
+    matcher = Matcher(
+        data_set(PatientID="1", StudyID="2", ReferencedStudySequence=item(StudyID="3")), supported=[0x00100020]
+    )
+    assert matcher.matches(data_set(PatientID="1"))
+    assert not matcher.matches(data_set(PatientID="2"))
+    answer = matcher.response(data_set(PatientID="1"))
+    assert [element.value for element in answer] == [[], "1", None]
+
+
 def test_a_name_in_another_character_set_is_found():
     stored = Dataset.from_json('{"00080005": {"vr": "CS", "Value": ["ISO 2022 IR 6", "ISO 2022 IR 87"]}}')
     stored.PatientName = "Yamada^Tarou=山田^太郎"

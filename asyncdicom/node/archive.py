@@ -45,7 +45,7 @@ _QUERIES: Final = QueryOptions(relational=True, combined_datetime=True, empty_va
 _RETRIEVALS: Final = RetrieveOptions(relational=True)
 """What may be negotiated (C.5)."""
 
-_CHARACTER_SET, _LEVEL = 0x00080005, 0x00080052
+_LEVEL = 0x00080052
 
 
 class _Service(NamedTuple):
@@ -58,13 +58,13 @@ class Archive:
 
     Patient root, study root and patient/study only models, with the keys of :data:`~asyncdicom.node.index.KEYS`;
     relational queries and retrievals where they are negotiated. ``async with`` reads the folder, with all folders in
-    it. Raises OSError for one that cannot be read.
+    it, and raises OSError if that cannot be done.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder).absolute()
         self._thread = ThreadPoolExecutor(1, "archive")
-        self._index = Index(self._folder)
+        self._index: Index
         # For C-GET this side is the SCU of storage too (PS3.4 C.5.3).
         storage = [context._replace(scu=True) for context in storage_contexts()]
         queries = [
@@ -81,6 +81,7 @@ class Archive:
         """How many instances there were in the beginning."""
 
     async def __aenter__(self) -> Self:
+        self._index = await self._run(Index, self._folder)
         self.count = await self._run(self._index.scan)
         return self
 
@@ -107,18 +108,18 @@ class Archive:
         """C-FIND: what matches, a page of the index at a time (C.4.1)."""
         agreed = QueryOptions.decode(request.association.extended.get(request.sop_class_uid, b""))
         level = _level(request, relational=agreed.relational)
-        identifier = _supported(request.identifier, level)
+        tags = list(map(int, request.identifier.keys()))
         try:
             matcher = Matcher(
-                identifier,
+                request.identifier,
                 combined_datetime=agreed.combined_datetime,
                 multiple_values=agreed.multiple_values,
                 empty_values=agreed.empty_values,
+                supported=available(level),
             )
         except ValueError as error:
             raise StatusError(_mismatch(str(error))) from None
         selection = Selection(level, *matcher.conditions(columns(level)))
-        tags = [int(element.tag) for element in identifier]
         _log.info("< %s searches at %s level", request.calling_ae_title, level)
         after: str | None = None
         while True:
@@ -185,15 +186,3 @@ def _texts(identifier: Dataset, tag: int) -> list[str]:
     """The values of a unique key; one with wild cards names nothing."""
     texts = [str(value) for value in values_of(identifier, tag)[1]]
     return [] if any("*" in text or "?" in text for text in texts) else texts
-
-
-def _supported(identifier: Dataset, level: str) -> Dataset:
-    """The identifier, emptied of the keys that are not supported at the level (C.2.2.1.3)."""
-    from pydicom import DataElement, Dataset  # noqa: PLC0415 - there already, as the identifier is
-
-    known = {_CHARACTER_SET, _LEVEL, *available(level)}
-    supported = Dataset()
-    for tag in map(int, identifier.keys()):
-        empty = DataElement(tag, values_of(identifier, tag)[0], None)
-        supported.add(identifier[tag] if tag in known else empty)
-    return supported

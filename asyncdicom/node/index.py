@@ -188,10 +188,11 @@ class Index:
     def scan(self) -> int:
         """Take up all instances below the folder, of several with the same UID the newest; returns how many there are.
 
-        Hidden files and folders, and what is no instance, are passed over.
+        Hidden files and folders, and what is no instance, are passed over. Raises OSError if the folder cannot be read.
         """
+        self._folder.stat()
         self._database.execute("BEGIN")
-        for path in sorted(files(self._folder), key=lambda path: path.stat().st_mtime_ns):
+        for _, path in sorted(_times(self._folder)):
             with contextlib.suppress(FileFormatError, OSError):
                 self._insert(path, read_row(path))
         self._database.execute("COMMIT")
@@ -289,6 +290,13 @@ def files(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(where, name) for name in names if not name.startswith("."))
         yield from (path for path in paths if path.is_file())
+
+
+def _times(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The files, and when they were changed last."""
+    for path in files(folder):
+        with contextlib.suppress(OSError):
+            yield path.stat().st_mtime_ns, path
 
 
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")

@@ -26,7 +26,7 @@ from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from pydicom import DataElement, Dataset
 
@@ -109,9 +109,11 @@ class Matcher:
 
     ``combined_datetime`` takes the ranges of a date and its time together (C.2.2.2.5.4; for worklists always, K.2.2.2),
     ``multiple_values`` lets each value of a key ask for a value (C.2.2.2.8), ``empty_values`` lets ``""`` find what has
-    none (C.2.2.2.7): options that are negotiated. Raises ValueError, which names the attribute and never its value, for
-    a date, time or range that is none, for names, times and wild cards of more than 1,024 characters, and for a
-    sequence of several items.
+    none (C.2.2.2.7): options that are negotiated. Keys beside the ``supported`` tags find everything, and are answered
+    empty unless the candidate has them (C.2.2.1.3).
+
+    Raises ValueError, which names the attribute and never its value, for a date, time or range that is none, for names,
+    times and wild cards of more than 1,024 characters, and for a sequence of several items.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Matcher:
         case_sensitive_names: bool = False,
         multiple_values: bool = False,
         empty_values: bool = False,
+        supported: Collection[int] | None = None,
     ) -> None:
         self._identifier = identifier
         offset = _offset_of(identifier)
@@ -133,7 +136,7 @@ class Matcher:
         """Keys that are conditions and nothing else."""
         self._must_be_empty: list[int] = []
         for tag in map(int, identifier.keys()):
-            if _is_key(tag):
+            if _is_key(tag) and (supported is None or tag in supported):
                 self._compile(tag)
         if combined_datetime:
             self._combine()
