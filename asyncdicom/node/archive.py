@@ -58,7 +58,7 @@ class Archive:
 
     Patient root, study root and patient/study only models, with the keys of :data:`~asyncdicom.node.index.KEYS`;
     relational queries and retrievals where they are negotiated. ``async with`` reads the folder, with all folders in
-    it, and raises OSError if that cannot be done.
+    it; raises OSError if there is none.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

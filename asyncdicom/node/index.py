@@ -168,9 +168,10 @@ class Selection(NamedTuple):
 
 
 class Index:
-    """The table of the instances of a folder."""
+    """The table of the instances of a folder. Raises OSError if there is no such folder."""
 
     def __init__(self, folder: Path) -> None:
+        folder.stat()
         self._folder = folder
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         columns = ", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS if name != "SOPInstanceUID")
@@ -188,9 +189,8 @@ class Index:
     def scan(self) -> int:
         """Take up all instances below the folder, of several with the same UID the newest; returns how many there are.
 
-        Hidden files and folders, and what is no instance, are passed over. Raises OSError if the folder cannot be read.
+        Hidden files and folders, and what is no instance, are passed over.
         """
-        self._folder.stat()
         self._database.execute("BEGIN")
         for _, path in sorted(_times(self._folder)):
             with contextlib.suppress(FileFormatError, OSError):
