@@ -56,6 +56,14 @@ def test_a_folder_is_taken_up_with_its_folders(index, tmp_path):
     assert select(index) == [str(tmp_path / "a" / "b" / "any name")]
 
 
+def test_the_name_of_a_file_need_not_be_text(index, tmp_path):
+    name = os.fsdecode(b"\xff\xfe.dcm")
+    write(tmp_path / name, make())
+    assert index.scan() == 1
+    assert select(index) == [str(tmp_path / name)]
+    assert index.holds([(CT, "1.2.3.1.1")]) == [True]
+
+
 def test_what_is_no_instance_is_passed_over(index, tmp_path):
     (tmp_path / "text.txt").write_text("not DICOM")
     (tmp_path / "empty").touch()

@@ -176,7 +176,7 @@ class Index:
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         columns = ", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS if name != "SOPInstanceUID")
         self._database.execute(
-            "CREATE TABLE instances (number INTEGER PRIMARY KEY, path TEXT NOT NULL, character_set TEXT NOT NULL, "
+            "CREATE TABLE instances (number INTEGER PRIMARY KEY, path BLOB NOT NULL, character_set TEXT NOT NULL, "
             f"SOPInstanceUID TEXT NOT NULL UNIQUE, {columns})"
         )
         for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -220,7 +220,7 @@ class Index:
             f"SELECT path FROM instances WHERE {selection.where} "  # noqa: S608
             "ORDER BY StudyInstanceUID, SeriesInstanceUID, CAST(InstanceNumber AS INTEGER), number"
         )
-        return [path for (path,) in self._database.execute(statement, selection.parameters)]
+        return [os.fsdecode(path) for (path,) in self._database.execute(statement, selection.parameters)]
 
     def holds(self, references: Iterable[tuple[str, str]]) -> list[bool | None]:
         """Of SOP classes and instances, whether each is there and its file too; None if it is of another SOP class."""
@@ -229,7 +229,7 @@ class Index:
     def _holds(self, sop_class_uid: str, sop_instance_uid: str) -> bool | None:
         statement = "SELECT SOPClassUID, path FROM instances WHERE SOPInstanceUID = ?"
         for its_class, path in self._database.execute(statement, (sop_instance_uid,)):
-            return Path(path).is_file() if its_class == sop_class_uid else None
+            return Path(os.fsdecode(path)).is_file() if its_class == sop_class_uid else None
         return False
 
     def find(self, selection: Selection, matcher: Matcher, tags: Iterable[int], after: str | None) -> Page:
@@ -252,13 +252,13 @@ class Index:
         return Page(matches, rows[-1][0] if len(rows) == _PAGE else None)
 
     def _insert(self, path: Path, row: Mapping[str, str]) -> None:
-        values = (str(path), *row.values())
+        values = (os.fsencode(path), *row.values())  # a name need not be text
         statement = f"INSERT OR REPLACE INTO instances (path, {', '.join(row)}) VALUES ({', '.join('?' * len(values))})"  # noqa: S608
         self._database.execute(statement, values)
 
 
 _PAGE = 100
-"""Rows that are looked at in one go: no other query waits longer than for these."""
+"""Entities that are matched in one go: no other query waits longer than for these."""
 
 
 class Page(NamedTuple):
