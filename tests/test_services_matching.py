@@ -228,6 +228,19 @@ def test_a_key_of_many_characters_with_wild_cards_is_refused(keyword):
         Matcher(data_set(**{keyword: "*" + "a" * 1024}))
 
 
+def test_a_key_of_very_many_characters_is_refused_before_anything_is_made_of_it():
+    for pattern in ("a*" * 500_000, "".join(map(chr, range(0x4E00, 0x9000))) * 10 + "*"):
+        with pytest.raises(ValueError, match="1024 characters"):
+            Matcher(data_set(TextValue=pattern))
+
+
+def test_many_values_without_wild_cards_may_be_longer():
+    many = [f"P{number}" for number in range(10_000)]
+    assert found([*many, "Q*"], "P9999", "OtherPatientIDs")
+    assert found([*many, "Q*"], "Q1", "OtherPatientIDs")
+    assert not found([*many, "Q*"], "R1", "OtherPatientIDs")
+
+
 # C.2.2.2.5 Range Matching
 
 

@@ -304,22 +304,25 @@ def _time_of(tag: int) -> int:
 
 
 def _key(tag: int, vr: str, values: list[Any], options: _Options) -> _Key:
-    exact, predicates = _compiled(vr, values, options)
-    if predicates and sum(map(len, values)) > _MAX_LENGTH:
-        raise ValueError(f"names, times and wild cards may have {_MAX_LENGTH} characters, got {sum(map(len, values))}")
+    exact = [value for value in values if not _is_compared(vr, value)]
+    others = [value for value in values if _is_compared(vr, value)]
+    if (length := sum(map(len, others))) > _MAX_LENGTH:
+        raise ValueError(f"names, times and wild cards may have {_MAX_LENGTH} characters, got {length}")
     wants_all = options.multiple_values and len(values) > 1 and vr in _MULTIPLE_VRS
-    return _Key(tag, vr, values, frozenset(exact), predicates, wants_all)
+    return _Key(tag, vr, values, frozenset(exact), [_predicate(vr, value, options) for value in others], wants_all)
 
 
-def _compiled(vr: str, values: list[Any], options: _Options) -> tuple[list[Any], list[Callable[[Any], bool]]]:
-    """The values that are looked for as they are, and predicates for the others."""
+def _is_compared(vr: str, value: Any) -> bool:
+    """Whether a key's value may match another one than itself."""
+    return vr in _TIME_FORMS or vr == "PN" or (vr in _WILD_VRS and _is_wild(value))
+
+
+def _predicate(vr: str, value: str, options: _Options) -> Callable[[Any], bool]:
     if vr in _TIME_FORMS:
-        return [], [_Range.parse(value, vr, options.offset).includes for value in values]
+        return _Range.parse(value, vr, options.offset).includes
     if vr == "PN":
-        return [], [_Name(value if options.case_sensitive_names else value.lower()) for value in values]
-    if vr not in _WILD_VRS:
-        return values, []
-    return [value for value in values if not _is_wild(value)], [_Wild(value) for value in values if _is_wild(value)]
+        return _Name(value if options.case_sensitive_names else value.lower())
+    return _Wild(value)
 
 
 def _has(candidate: Dataset, key: _Key, options: _Options) -> bool:
