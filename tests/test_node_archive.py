@@ -8,6 +8,7 @@ from pydicom import Dataset, dcmread
 
 import asyncdicom
 from asyncdicom import Context, Status
+from asyncdicom.elements import implicit_element
 from asyncdicom.node.archive import Archive
 from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveOptions
 from asyncdicom.uids import (
@@ -239,6 +240,16 @@ async def test_a_key_that_makes_no_sense_is_refused_with_its_name(tmp_path):
         status = (await association.c_find(identifier("STUDY", StudyDate="TODAY"), model=STUDY_ROOT_FIND)).status
     assert status == 0xA900
     assert status.error_comment.startswith("StudyDate: ")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR IS:UserWarning")
+async def test_a_star_in_a_number_finds_everything(tmp_path):
+    write(tmp_path, make())
+    keys = {0x00080052: b"IMAGE ", 0x0020000D: b"1.2.3\0", 0x0020000E: b"1.2.3.1\0", 0x00200013: b"* ", 0x00280010: b""}
+    query = b"".join(implicit_element(tag, value) for tag, value in sorted(keys.items()))
+    async with archive(tmp_path, [Context(STUDY_ROOT_FIND, ("1.2.840.10008.1.2",))]) as association:
+        (match,) = [each.data_set async for each in association.c_find(query, model=STUDY_ROOT_FIND)]
+    assert match.InstanceNumber == 1
 
 
 @pytest.mark.parametrize("name", NASTY)
