@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from cli_processes import DEADLINE, Receiver, data_set, run, wait_until, write_instance, write_instances
 
-from asyncdicom.cli import echoscu, storescp, storescu
+from asyncdicom.cli import echoscu, findscu, getscu, movescu, storescp, storescu
 
 pytestmark = pytest.mark.usefixtures("dcmtk")
 
-TABLES = {"echoscu": echoscu.TOOL, "storescu": storescu.TOOL, "storescp": storescp.TOOL}
+TABLES = {module.TOOL.name: module.TOOL for module in (echoscu, storescu, storescp, findscu, getscu, movescu)}
 NOT_OFFERED = {"--arguments"}
 
 

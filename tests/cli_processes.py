@@ -1,5 +1,6 @@
 """The command-line tools as processes, and files for them to send."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -115,3 +116,18 @@ def data_set(path):
     """The data set's bytes of a file."""
     data = path.read_bytes()
     return data[asyncdicom.FileMeta.decode(data)[1] :]
+
+
+async def run_beside(*words):
+    """A tool's whole run, while the caller's loop goes on serving it."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *map(str, words), env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(DEADLINE):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return subprocess.CompletedProcess(words, process.returncode, out.decode(), err.decode())

@@ -1,11 +1,10 @@
 """mppsscu: steps of a modality on the command line."""
 
-import asyncio
 import contextlib
 import json
 
 import pytest
-from cli_processes import COMMAND, DEADLINE, ENVIRONMENT, write_instances
+from cli_processes import run_beside, write_instances
 from pydicom import Dataset
 
 import asyncdicom
@@ -15,12 +14,8 @@ from asyncdicom.services.modality_performed_procedure_step import PerformedProce
 
 async def tool(*words):
     """A run of the tool: exit code, what it printed, what it said of errors."""
-    pipe = asyncio.subprocess.PIPE
-    words = (*COMMAND, "mppsscu", *map(str, words))
-    process = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, stdout=pipe, stderr=pipe)
-    async with asyncio.timeout(DEADLINE):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
+    done = await run_beside("mppsscu", *words)
+    return done.returncode, done.stdout, done.stderr
 
 
 @contextlib.asynccontextmanager

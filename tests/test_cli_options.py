@@ -3,11 +3,25 @@ import socket
 
 import pytest
 
-from asyncdicom.cli import TOOLS, demo, echoscu, main, storescp, storescu
+from asyncdicom.cli import (
+    TOOLS,
+    demo,
+    echoscu,
+    findscu,
+    getscu,
+    main,
+    movescu,
+    mppsscu,
+    stgcmtscu,
+    storescp,
+    storescu,
+    wlmscu,
+)
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
 from asyncdicom.cli.shared import CommonOptions, number, seconds
 
-ALL = (echoscu.TOOL, storescu.TOOL, storescp.TOOL, demo.TOOL)
+MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu)
+ALL = tuple(module.TOOL for module in MODULES)
 ROWS = [(tool, name, option) for tool in ALL for name, option in tool.table().items()]
 VALUES = {
     "SECONDS": "7",
@@ -18,6 +32,11 @@ VALUES = {
     "TITLE@HOST:PORT": "PACS@host:11112",
     "FILE": __file__,
     "NAME": "asyncio",
+    "SOP-CLASS": "CTImageStorage",
+    "PORT": "11112",
+    "STATUS": "COMPLETED",
+    "CODE^SCHEME^MEANING": "110501^DCM^Equipment failure",
+    "CLASS,UID": "CTImageStorage,1.2.3",
 }
 """A good word for each name that a value has in the help; others are any text."""
 

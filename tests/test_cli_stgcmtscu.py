@@ -6,7 +6,7 @@ import json
 import socket
 
 import pytest
-from cli_processes import COMMAND, CT, DEADLINE, ENVIRONMENT, write_instances
+from cli_processes import CT, run_beside, write_instances
 
 import asyncdicom
 from asyncdicom import Backoff, Status
@@ -26,12 +26,8 @@ MISSING = "1.2.3.1"
 
 async def tool(*words):
     """A run of the tool: exit code, what it printed, what it said of errors."""
-    pipe = asyncio.subprocess.PIPE
-    words = (*COMMAND, "stgcmtscu", *map(str, words))
-    process = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, stdout=pipe, stderr=pipe)
-    async with asyncio.timeout(DEADLINE):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
+    done = await run_beside("stgcmtscu", *words)
+    return done.returncode, done.stdout, done.stderr
 
 
 async def check(instances):

@@ -1,11 +1,10 @@
 """wlmscu: a modality's worklist on the command line."""
 
-import asyncio
 import contextlib
 import json
 
 import pytest
-from cli_processes import COMMAND, DEADLINE, ENVIRONMENT
+from cli_processes import run_beside
 from pydicom import Dataset, dcmread
 
 import asyncdicom
@@ -27,12 +26,8 @@ ENTRIES = [entry("DOE^JANE", "CT"), entry("DOE^JOHN", "MR")]
 
 async def tool(*words):
     """A run of the tool: exit code, what it printed, what it said of errors."""
-    pipe = asyncio.subprocess.PIPE
-    words = (*COMMAND, "wlmscu", *map(str, words))
-    process = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT, stdout=pipe, stderr=pipe)
-    async with asyncio.timeout(DEADLINE):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
+    done = await run_beside("wlmscu", *words)
+    return done.returncode, done.stdout, done.stderr
 
 
 @contextlib.asynccontextmanager

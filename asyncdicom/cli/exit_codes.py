@@ -1,4 +1,4 @@
-"""How a tool ends: DCMTK's exit codes (``EXIT CODES`` in the manual pages of dcmsend, dcmrecv and echoscu).
+"""How a tool ends: DCMTK's exit codes (``EXIT CODES`` in the manual pages of dcmsend, dcmrecv, echoscu and movescu).
 
 DCMTK's own storescu and storescp answer nearly everything with 1; the numbers are those that dcmsend and dcmrecv have
 for the same work. They say more than dcmsend does: it gives 61 where there is no connection (here 60, as the list has
@@ -53,6 +53,10 @@ class ExitCode(enum.IntEnum):
     """The port cannot be listened on."""
     NO_CONTEXT = 65
     """No presentation context that would do was accepted."""
+    RETRIEVE_WARNING = 68
+    """Not all that was to be retrieved was; movescu's EXITCODE_CMOVE_WARNING."""
+    RETRIEVE_FAILED = 69
+    """The peer answered a retrieval with a failure status; movescu's EXITCODE_CMOVE_ERROR."""
     ABORTED = 70
     """The association was aborted, lost, or timed out."""
     INTERRUPTED = 130

@@ -23,7 +23,7 @@ from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
-from .syntaxes import PROPOSED_UNCOMPRESSED
+from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ TOOL: Final = Tool(
         ),
         Group("outcome", (flag("--json", "json", "print the outcome as a JSON object"),)),
         PEER,
-        Group("negotiation", PROPOSED_UNCOMPRESSED),
+        Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
         TLS,
     ),

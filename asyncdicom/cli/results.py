@@ -10,11 +10,10 @@ import contextlib
 import json
 import sys
 import time
-import warnings
+import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from asyncdicom.part10 import FileMeta
-from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 from .console import printable, say
 from .exit_codes import ExitCode, ToolError
@@ -60,8 +59,7 @@ class _Nothing:
 
 class _JsonLines:
     def add(self, match: Dataset) -> None:
-        with _quietly():
-            say(json.dumps(match.to_json_dict(suppress_invalid_tags=True)))
+        say(json.dumps(match.to_json_dict(suppress_invalid_tags=True)))
 
     def end(self) -> None:
         pass
@@ -82,31 +80,13 @@ class _Blocks:
 
 def lines(data_set: Dataset, path: str = "") -> Iterator[str]:
     """A line for each element of a data set and of its sequences' items, as ``-k`` takes it."""
-    for element in _elements(data_set):
+    for element in data_set:
         name = path + (element.keyword or f"({element.tag.group:04X},{element.tag.element:04X})")
         if element.VR != "SQ" or not element.value:
             yield f"{name}={_text(element)}"
             continue
         for index, item in enumerate(element.value):
             yield from lines(item, f"{name}[{index}].")
-
-
-def _elements(data_set: Dataset) -> Iterator[DataElement]:
-    for tag in sorted(data_set.keys()):
-        yield _element(data_set, tag)
-
-
-def _element(data_set: Dataset, tag: int) -> DataElement:
-    """An element; one whose value is not what its VR allows is text as it came."""
-    from pydicom.dataelem import DataElement  # noqa: PLC0415 - not for every tool
-
-    with _quietly():
-        try:
-            return data_set[tag]
-        except Exception:  # noqa: BLE001 - pydicom raises what it meets
-            raw: Any = data_set.get_item(tag)
-            text = bytes(raw.value or b"").decode("latin-1").rstrip("\0 ")
-            return DataElement(tag, "UT", text, already_converted=True)
 
 
 def _text(element: DataElement) -> str:
@@ -119,14 +99,6 @@ def _text(element: DataElement) -> str:
     if element.VM > 1:
         return "\\".join(map(str, value))
     return str(value)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without pydicom's warnings about values: they are the peer's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 # Tables
@@ -156,7 +128,7 @@ class Column(NamedTuple):
 def columns(identifier: Dataset, path: tuple[int, ...] = ()) -> list[Column]:
     """A column for each attribute that is asked for, those in a sequence's item among them."""
     found: list[Column] = []
-    for element in _elements(identifier):
+    for element in identifier:
         here = (*path, int(element.tag))
         if element.VR == "SQ" and element.value and len(element.value[0]):
             found += columns(element.value[0], here)
@@ -168,7 +140,7 @@ def columns(identifier: Dataset, path: tuple[int, ...] = ()) -> list[Column]:
 def _found(data_set: Dataset, path: tuple[int, ...]) -> Iterator[DataElement]:
     if path[0] not in data_set:
         return
-    element = _element(data_set, path[0])
+    element = data_set[path[0]]
     if len(path) == 1:
         yield element
     elif element.VR == "SQ":
@@ -238,7 +210,7 @@ class _Table:
 
 
 class Extraction:
-    """Writes matches to ``rsp0001.dcm`` and so on (DCMTK's ``-X``), in explicit VR little endian."""
+    """Writes matches to ``rsp0001.dcm`` and so on (DCMTK's ``-X``), as the peer has encoded them."""
 
     def __init__(self, folder: Path, model: str, limit: int) -> None:
         self._folder = folder
@@ -247,22 +219,14 @@ class Extraction:
         """How many are written at most; 0 for all."""
         self._count = 0
 
-    def add(self, match: Dataset) -> None:
+    def add(self, data: bytes, transfer_syntax_uid: str) -> None:
         """Write one. Raises ToolError when it cannot be written."""
-        from pydicom.filebase import DicomBytesIO  # noqa: PLC0415
-        from pydicom.filewriter import write_dataset  # noqa: PLC0415
-        from pydicom.uid import generate_uid  # noqa: PLC0415
-
         if self._limit and self._count >= self._limit:
             return
         self._count += 1
         path = self._folder / f"rsp{self._count:04}.dcm"
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        with _quietly():
-            write_dataset(buffer, match)
-        meta = FileMeta(self._model, generate_uid(prefix=None), EXPLICIT_VR_LITTLE_ENDIAN)
+        instance = f"2.25.{uuid.uuid4().int}"  # a match is no instance, but a file has one (PS3.10 7.1)
         try:
-            path.write_bytes(meta.encode() + buffer.getvalue())
+            path.write_bytes(FileMeta(self._model, instance, transfer_syntax_uid).encode() + data)
         except OSError as error:
             raise ToolError(ExitCode.CANNOT_WRITE, f"{path} cannot be written: {error.strerror or error}") from error

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from asyncdicom.presentation import Context
+    from asyncdicom.requests import CStoreHandler, Service
 
     from .options import Tool
 
@@ -320,11 +321,18 @@ TLS: Final = Group(
 
 
 async def associate(
-    peer: Peer, options: RequestorOptions, title: str, contexts: Sequence[Context], **more: Any
+    peer: Peer,
+    options: RequestorOptions,
+    title: str,
+    contexts: Sequence[Context],
+    c_store: CStoreHandler | None = None,
+    *,
+    services: Sequence[Service] = (),
 ) -> Association:
     """An association with the peer; ``title`` is the tool's own when the command line names none.
 
-    What more there is goes to :func:`~asyncdicom.connect`. Raises ToolError for what can go wrong with that.
+    ``c_store`` gets what the peer sends on it, ``services`` what else it asks for. Raises ToolError for what can go
+    wrong with that.
     """
     host = peer.host
     try:
@@ -339,12 +347,13 @@ async def associate(
             called_ae_title=options.aec or peer.called or "ANY-SCP",
             calling_ae_title=options.aet or peer.calling or title,
             contexts=contexts,
+            c_store=c_store,
+            services=services,
             user_identity=options.user_identity(),
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,
             local_address=(options.bind_address, 0) if options.bind_address else None,
-            **more,
         )
     except (DicomError, OSError) as error:
         failure = explain_connecting(error)

@@ -21,7 +21,7 @@ from .files import find_files, read_instances
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool, seconds
-from .syntaxes import PROPOSED_UNCOMPRESSED
+from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ TOOL: Final = Tool(
             ),
         ),
         PEER,
-        Group("negotiation", PROPOSED_UNCOMPRESSED),
+        Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
         TLS,
     ),
@@ -208,7 +208,7 @@ def _show(commitment: Commitment, options: CommitmentOptions) -> None:
         return
     if options.quiet:
         return
-    rows = [(*each, "safe") for each in commitment.committed]
+    rows = [(each.sop_class_uid, each.sop_instance_uid, "safe") for each in commitment.committed]
     rows += [(each.sop_class_uid, each.sop_instance_uid, each.meaning) for each in commitment.failed]
     if not (sys.stdout.isatty() and _table(rows)):
         for _, uid, outcome in rows:

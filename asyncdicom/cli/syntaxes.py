@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncdicom.instances import contexts_for
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from asyncdicom.instances import Instance
 
-__all__ = ["ACCEPTED", "PROPOSED", "PROPOSED_UNCOMPRESSED", "Proposal"]
+__all__ = ["ACCEPTED", "PROPOSED", "PROPOSED_FOR_QUERIES", "PROPOSED_UNCOMPRESSED", "RECEIVED", "Proposal"]
 
 _LITTLE_FIRST: Final = (EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _BIG_FIRST: Final = (EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
@@ -71,6 +72,17 @@ PROPOSED_UNCOMPRESSED: Final = (
     ),
 )
 
+PROPOSED_FOR_QUERIES: Final = (
+    *PROPOSED_UNCOMPRESSED,
+    flag(
+        "-xd --propose-deflated",
+        "uncompressed",
+        "propose deflated explicit VR little endian, then all uncompressed ones",
+        (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, *_LITTLE_FIRST),
+    ),
+)
+"""For identifiers, which are never compressed otherwise."""
+
 PROPOSED: Final = Group(
     "transfer syntaxes to propose, beside those that the files are in",
     (
@@ -99,6 +111,12 @@ ACCEPTED: Final = Group(
         flag("+xa --accept-all", "accepted", "all, in the sender's order, as without the flag", ()),
     ),
 )
+
+RECEIVED: Final = tuple(
+    replace(option, names=tuple(name for name in option.names if name[0] == "+" or name[:2] == "--"))
+    for option in ACCEPTED.options
+)
+"""The same for a tool whose options with ``-`` say what it proposes."""
 
 
 class Proposal(NamedTuple):

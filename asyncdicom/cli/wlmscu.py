@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from asyncdicom.errors import StatusError
+from asyncdicom.errors import DataSetError
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
-from asyncdicom.services.modality_worklist import SOP_CLASS, worklist_items, worklist_query
+from asyncdicom.services.modality_worklist import SOP_CLASS, worklist_query
 
+from .console import log, to_stderr
 from .exit_codes import ExitCode, ToolError
 from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
+from .query import cancel
+from .receiving import check_folder
 from .results import Extraction, results
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
-from .syntaxes import PROPOSED_UNCOMPRESSED
+from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
+from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from asyncdicom.association import Association
+    from asyncdicom.command import Status
+    from asyncdicom.operations import Response
 
 __all__ = ["TOOL", "WorklistOptions", "main"]
 
@@ -92,7 +97,7 @@ TOOL: Final = Tool(
                 ),
                 value("-f --query-file", "query_file", "FILE", "take the query from a file (DICOM or DICOM JSON)"),
                 flag("--only-keys", "only_keys", "ask for nothing but what -f and -k name"),
-                value("--cancel", "cancel", "NUMBER", "cancel after so many items", number(1, 1 << 31)),
+                cancel("items"),
             ),
         ),
         Group(
@@ -105,7 +110,7 @@ TOOL: Final = Tool(
             ),
         ),
         PEER,
-        Group("negotiation", PROPOSED_UNCOMPRESSED),
+        Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
         TLS,
     ),
@@ -160,34 +165,54 @@ async def _worklist(options: WorklistOptions, words: list[str]) -> int:
     if rest:
         raise UsageError(f"one word too many: {rest[0]}")
     query = _query(options)
+    extraction = Extraction(check_folder(options.folder), SOP_CLASS, 0) if options.extract else None
     association = await associate(peer, options, "WLMSCU", [Context(SOP_CLASS, options.uncompressed)])
+    status: Status | None = None
     try:
         for _ in range(options.repeat):
-            await _ask(association, query, options)
+            status = await _ask(association, query, options, extraction)
+            if status is not None and status.is_failure:
+                break
     except BaseException:
         await association.abort()
         raise
     await finish(association, abort=options.abort)
+    if status is not None and status.is_failure:
+        raise ToolError(ExitCode.SEND, f"{association.called_ae_title} answered {status}")
     return ExitCode.OK
 
 
-async def _ask(association: Association, query: Dataset, options: WorklistOptions) -> None:
-    """Ask once, and show what comes."""
+async def _ask(
+    association: Association, query: Dataset, options: WorklistOptions, extraction: Extraction | None
+) -> Status | None:
+    """Ask once, and show what comes; returns the final status, None if it was cancelled."""
     keys = tuple(key.partition("=")[0] for key in options.keys)
-    shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden)
-    files = Extraction(Path(options.folder), SOP_CLASS, 0) if options.extract else None
+    shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden or options.quiet)
     count = 0
-    items = worklist_items(association, query)
-    try:
-        async for item in items:
-            count += 1
-            shown.add(item)
-            if files is not None:
-                files.add(item)
-            if count == options.cancel:
-                break
-    except StatusError as error:
-        raise ToolError(ExitCode.SEND, f"{association.called_ae_title} answered {error.status}") from error
-    finally:
-        await items.aclose()
-        shown.end()
+    async with association.c_find(query, model=SOP_CLASS) as responses:
+        try:
+            async for response in responses:
+                count += 1
+                if extraction is not None:
+                    extraction.add(response.data, response.context.transfer_syntax)
+                if item := _item(response):
+                    shown.add(item)
+                if count == options.cancel:
+                    break
+        finally:
+            shown.end()
+    if not options.quiet:
+        cancelled = "" if responses.final else ", and then cancelled"
+        to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
+    return responses.status
+
+
+def _item(response: Response) -> Dataset | None:
+    """What a response says of a worklist item; nothing if it cannot be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about values that are the peer's
+        try:
+            return response.data_set
+        except DataSetError as error:
+            log.warning("an item cannot be decoded: %s", error)
+            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,7 +164,7 @@ class Worklist:
         items = self._items(request) if callable(self._items) else self._items
         if inspect.isawaitable(items):
             items = await items
-        if hasattr(items, "__aiter__"):
+        if isinstance(items, AsyncIterable):
             async for item in items:
                 yield item
         else:
