@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from asyncdicom.elements import implicit_element
-from asyncdicom.services.matching import Matcher, _Wild, column_text, matches, response
+from asyncdicom.services.matching import Matcher, _Wild, column_text, matches, response, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
 """pydicom says so of wild cards and ranges where it does not expect them."""
@@ -228,6 +228,19 @@ def test_a_key_of_many_characters_with_wild_cards_is_refused(keyword):
         Matcher(data_set(**{keyword: "*" + "a" * 1024}))
 
 
+def test_a_key_of_very_many_characters_is_refused_before_anything_is_made_of_it():
+    for pattern in ("a*" * 500_000, "".join(map(chr, range(0x4E00, 0x9000))) * 10 + "*"):
+        with pytest.raises(ValueError, match="1024 characters"):
+            Matcher(data_set(TextValue=pattern))
+
+
+def test_many_values_without_wild_cards_may_be_longer():
+    many = [f"P{number}" for number in range(10_000)]
+    assert found([*many, "Q*"], "P9999", "OtherPatientIDs")
+    assert found([*many, "Q*"], "Q1", "OtherPatientIDs")
+    assert not found([*many, "Q*"], "R1", "OtherPatientIDs")
+
+
 # C.2.2.2.5 Range Matching
 
 
@@ -404,6 +417,16 @@ def test_the_level_group_lengths_and_private_creators_are_no_keys():
     assert matches(identifier, Dataset())
 
 
+def test_keys_that_are_not_supported_find_everything():
+    matcher = Matcher(
+        data_set(PatientID="1", StudyID="2", ReferencedStudySequence=item(StudyID="3")), supported=[0x00100020]
+    )
+    assert matcher.matches(data_set(PatientID="1"))
+    assert not matcher.matches(data_set(PatientID="2"))
+    answer = matcher.response(data_set(PatientID="1"))
+    assert [element.value for element in answer] == [[], "1", None]
+
+
 def test_a_name_in_another_character_set_is_found():
     stored = Dataset.from_json('{"00080005": {"vr": "CS", "Value": ["ISO 2022 IR 6", "ISO 2022 IR 87"]}}')
     stored.PatientName = "Yamada^Tarou=山田^太郎"
@@ -499,7 +522,7 @@ def test_what_matches_fulfils_the_conditions(identifier, rows, together):
     database.execute(f"CREATE TABLE t (number, {', '.join(TAGS.values())})")
     sets = [data_set(**row) for row in rows]
     for number, row in enumerate(sets):
-        values = [column_text(row, tag) for tag in TAGS]
+        values = [column_text(*values_of(row, tag)) for tag in TAGS]
         database.execute("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?)", [number, *values])
     where = " AND ".join(conditions) or "1"
     selected = {number for (number,) in database.execute(f"SELECT number FROM t WHERE {where}", parameters)}

@@ -26,11 +26,11 @@ from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from pydicom import DataElement, Dataset
 
-__all__ = ["Matcher", "column_text", "matches", "response"]
+__all__ = ["Matcher", "column_text", "matches", "response", "values_of"]
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _QUERY_RETRIEVE_LEVEL = 0x00080052
@@ -109,9 +109,11 @@ class Matcher:
 
     ``combined_datetime`` takes the ranges of a date and its time together (C.2.2.2.5.4; for worklists always, K.2.2.2),
     ``multiple_values`` lets each value of a key ask for a value (C.2.2.2.8), ``empty_values`` lets ``""`` find what has
-    none (C.2.2.2.7): options that are negotiated. Raises ValueError, which names the attribute and never its value, for
-    a date, time or range that is none, for names, times and wild cards of more than 1,024 characters, and for a
-    sequence of several items.
+    none (C.2.2.2.7): options that are negotiated. Keys beside the ``supported`` tags find everything, and are answered
+    empty unless the candidate has them (C.2.2.1.3).
+
+    Raises ValueError, which names the attribute and never its value, for a date, time or range that is none, for names,
+    times and wild cards of more than 1,024 characters, and for a sequence of several items.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Matcher:
         case_sensitive_names: bool = False,
         multiple_values: bool = False,
         empty_values: bool = False,
+        supported: Collection[int] | None = None,
     ) -> None:
         self._identifier = identifier
         offset = _offset_of(identifier)
@@ -133,7 +136,7 @@ class Matcher:
         """Keys that are conditions and nothing else."""
         self._must_be_empty: list[int] = []
         for tag in map(int, identifier.keys()):
-            if _is_key(tag):
+            if _is_key(tag) and (supported is None or tag in supported):
                 self._compile(tag)
         if combined_datetime:
             self._combine()
@@ -149,7 +152,7 @@ class Matcher:
         return (
             all(_has(candidate, key, self._options) for key in self._keys)
             and all(_is_within(candidate, *pair) for pair in self._pairs)
-            and all(not _values(candidate, tag)[1] for tag in self._must_be_empty)
+            and all(not values_of(candidate, tag)[1] for tag in self._must_be_empty)
             and all(
                 matcher.is_universal or any(map(matcher.matches, _items(candidate, tag)))
                 for tag, matcher in self._sequences.items()
@@ -175,8 +178,8 @@ class Matcher:
                 items = [matcher.response(item) for item in _items(candidate, tag) if matcher.matches(item)]
                 answer.add(DataElement(tag, "SQ", Sequence(items)))
             else:
-                answer.add(_element(candidate, tag) or DataElement(tag, _values(self._identifier, tag)[0], None))
-        if _values(candidate, _SPECIFIC_CHARACTER_SET)[1]:
+                answer.add(_element(candidate, tag) or DataElement(tag, values_of(self._identifier, tag)[0], None))
+        if values_of(candidate, _SPECIFIC_CHARACTER_SET)[1]:
             answer.add(candidate[_SPECIFIC_CHARACTER_SET])
         return answer
 
@@ -196,7 +199,7 @@ class Matcher:
         return conditions, parameters
 
     def _compile(self, tag: int) -> None:
-        vr, values = _values(self._identifier, tag)
+        vr, values = values_of(self._identifier, tag)
         if vr == "SQ":
             items = _items(self._identifier, tag)
             if len(items) > 1:
@@ -242,8 +245,8 @@ def _element(data_set: Dataset, tag: int) -> DataElement | None:
         return None
 
 
-def _values(data_set: Dataset, tag: int) -> tuple[str, list[Any]]:
-    """The value representation of an element, and those of its values that are not empty."""
+def values_of(data_set: Dataset, tag: int) -> tuple[str, list[Any]]:
+    """The value representation of an element, and those of its values that are not empty: text without padding."""
     if tag not in data_set:
         return "UN", []
     try:
@@ -301,22 +304,25 @@ def _time_of(tag: int) -> int:
 
 
 def _key(tag: int, vr: str, values: list[Any], options: _Options) -> _Key:
-    exact, predicates = _compiled(vr, values, options)
-    if predicates and sum(map(len, values)) > _MAX_LENGTH:
-        raise ValueError(f"names, times and wild cards may have {_MAX_LENGTH} characters, got {sum(map(len, values))}")
+    exact = [value for value in values if not _is_compared(vr, value)]
+    others = [value for value in values if _is_compared(vr, value)]
+    if (length := sum(map(len, others))) > _MAX_LENGTH:
+        raise ValueError(f"names, times and wild cards may have {_MAX_LENGTH} characters, got {length}")
     wants_all = options.multiple_values and len(values) > 1 and vr in _MULTIPLE_VRS
-    return _Key(tag, vr, values, frozenset(exact), predicates, wants_all)
+    return _Key(tag, vr, values, frozenset(exact), [_predicate(vr, value, options) for value in others], wants_all)
 
 
-def _compiled(vr: str, values: list[Any], options: _Options) -> tuple[list[Any], list[Callable[[Any], bool]]]:
-    """The values that are looked for as they are, and predicates for the others."""
+def _is_compared(vr: str, value: Any) -> bool:
+    """Whether a key's value may match another one than itself."""
+    return vr in _TIME_FORMS or vr == "PN" or (vr in _WILD_VRS and _is_wild(value))
+
+
+def _predicate(vr: str, value: str, options: _Options) -> Callable[[Any], bool]:
     if vr in _TIME_FORMS:
-        return [], [_Range.parse(value, vr, options.offset).includes for value in values]
+        return _Range.parse(value, vr, options.offset).includes
     if vr == "PN":
-        return [], [_Name(value if options.case_sensitive_names else value.lower()) for value in values]
-    if vr not in _WILD_VRS:
-        return values, []
-    return [value for value in values if not _is_wild(value)], [_Wild(value) for value in values if _is_wild(value)]
+        return _Name(value if options.case_sensitive_names else value.lower())
+    return _Wild(value)
 
 
 def _has(candidate: Dataset, key: _Key, options: _Options) -> bool:
@@ -329,7 +335,7 @@ def _has(candidate: Dataset, key: _Key, options: _Options) -> bool:
 
 def _prepared(candidate: Dataset, key: _Key, options: _Options) -> list[Any]:
     """A candidate's values in the form that is compared; those that cannot be are left out."""
-    _, values = _values(candidate, key.tag)
+    _, values = values_of(candidate, key.tag)
     if key.vr in _TIME_FORMS:
         offset = _offset_of(candidate)
         return [moment for value in values if (moment := _moment(str(value), key.vr, offset))]
@@ -519,12 +525,12 @@ _OFFSET: Final = re.compile(r"[+-]\d{4}", re.ASCII)
 
 def _offset_of(data_set: Dataset) -> int | None:
     """Timezone Offset From UTC (PS3.3 C.12.1.1.8)."""
-    _, values = _values(data_set, _TIMEZONE_OFFSET)
+    _, values = values_of(data_set, _TIMEZONE_OFFSET)
     return _microseconds(values[0]) if values and _OFFSET.fullmatch(str(values[0])) else None
 
 
 def _is_within(candidate: Dataset, date_tag: int, time_tag: int, wanted: _Range) -> bool:
-    dates, times = _values(candidate, date_tag)[1], _values(candidate, time_tag)[1]
+    dates, times = values_of(candidate, date_tag)[1], values_of(candidate, time_tag)[1]
     text = _join(_digits(str(dates[0]), "DA"), _digits(str(times[0]), "TM") if times else "") if dates else ""
     moment = _moment(text, "DT", _offset_of(candidate))
     return moment is not None and wanted.includes(moment)
@@ -533,11 +539,8 @@ def _is_within(candidate: Dataset, date_tag: int, time_tag: int, wanted: _Range)
 # SQL
 
 
-def column_text(data_set: Dataset, tag: int) -> str | None:
-    """What a column of an index holds of an element, for :meth:`Matcher.conditions`; None if it has no value."""
-    vr, values = _values(data_set, tag)
-    if not values:
-        return None
+def column_text(vr: str, values: Iterable[object]) -> str:
+    """What a column of an index holds of an element with these values, for :meth:`Matcher.conditions`."""
     return "\\".join(_digits(str(value), vr) if vr in _TIME_FORMS else str(value) for value in values)
 
 
