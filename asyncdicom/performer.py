@@ -395,7 +395,8 @@ class Performer:
         is_normalized = request.command.message.field & 0x0100
         failure = Status.PROCESSING_FAILURE if is_normalized else Status.CANNOT_UNDERSTAND
         if isinstance(error, DataSetError):
-            _log.warning("a %s of %r was refused: %s", name, request.calling_ae_title, error)
+            # Not what the error says: it may quote the data set.
+            _log.warning("a %s of %r was refused: its data set cannot be read", name, request.calling_ae_title)
             return Status(failure, "the data set cannot be read")
         _log.error("the %s handler failed on a request of %r", name, request.calling_ae_title, exc_info=error)
         if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES and not is_normalized:

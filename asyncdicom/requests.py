@@ -182,7 +182,11 @@ class _QueryRequest(WholeRequest):
 
     @property
     def identifier(self) -> Dataset:
-        """What is asked for: keys and their values. Raises DataSetError if it cannot be decoded."""
+        """What is asked for: keys and their values, perhaps none. Raises DataSetError if it cannot be decoded."""
+        if not self.data:
+            from pydicom import Dataset  # noqa: PLC0415
+
+            return Dataset()
         return self.data_set  # type: ignore[no-any-return]
 
 

@@ -315,7 +315,7 @@ async def _run(options: PrintOptions, words: list[str]) -> int:
         contexts = _STATUS_CONTEXTS if options.status else print_contexts(color=options.color)
         events = PrintEvents(_teller(options))
         proposed = [Context(uid, options.uncompressed) for uid in contexts]
-        association = await associate(peer, options, "PRINTSCU", proposed, [events])
+        association = await associate(peer, options, "PRINTSCU", proposed, services=[events])
         try:
             if options.status:
                 await _show_status(association, options, report)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         NGetRequest,
         NSetRequest,
     )
-    from asyncdicom.requests import Request as AnyRequest
+    from asyncdicom.requests import WholeRequest as AnyRequest
     from asyncdicom.services.matching import Matcher
 
     from .events import Resolve
