@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .command import Category, Command, CommandField, Priority, Status
+from .command import Command, CommandField, Priority, Status
 from .dimse import CommandReceived, MessageReader, data_head, encode_command, encode_store, fragment_size
 from .errors import (
     AssociationAborted,
@@ -29,9 +29,9 @@ from .errors import (
 )
 from .file_sender import FileSender
 from .instances import Instance, convert, describe_data_set, encode, read_instance
-from .operations import MAX_RESPONSE_LENGTH, Operation, Response, Responses
+from .invoker import Invoker
 from .pdu import Abort, check_ae_title
-from .performer import MAX_WAITING_REQUESTS, Performer, encoded
+from .performer import MAX_WAITING_REQUESTS, Performer
 from .presentation import AsyncOperationsWindow
 from .requests import NO_HANDLERS
 from .transport import Connection
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from .dimse import DataReceived
+    from .operations import Response, Responses
     from .pdu import UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["Association", "Timeouts"]
 
 _log = logging.getLogger("asyncdicom")
-
-_MAX_QUEUED = 1 << 20
-"""Bytes of responses that nobody has taken, from which on nothing is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +122,12 @@ class Association:
         """Done when the association is established, or never will be."""
         self.negotiated.add_done_callback(_retrieve)
         self._closed: asyncio.Future[None] = loop.create_future()
-        # This side's requests
-        self._message_id = 0
-        self._operations: dict[int, Operation] = {}
-        """In flight, by Message ID."""
-        self._places = asyncio.Semaphore(1)
-        """For operations."""
-        self._queued = 0
-        """Bytes of responses that nobody has taken."""
-        self._incoming_response: tuple[Operation | None, Command, PresentationContext] | None = None
-        """The response whose data set is being received."""
-        self._response_data = bytearray()
         self._sending = asyncio.Lock()
         """Held while a message goes out: messages do not interleave."""
         self._deferred: list[bytes] = []
         """Messages that wait for the one that is going out."""
         self._file_sender: FileSender | None = None
+        self._invoker = Invoker(self)
         self._performer = Performer(self, handlers, on_handled)
         self._silence: asyncio.Future[None] | None = None
         """For whoever waits until nothing is in flight."""
@@ -168,10 +155,10 @@ class Association:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5). Returns the response's status.
 
         Raises NoAcceptedContext without an accepted context for Verification, and AssociationError. Cancellation while
-        the answer is awaited aborts the association.
+        the answer is awaited aborts the association; if other requests are in flight, it only drops the answer.
         """
         context = self._context_for(VERIFICATION)
-        response = await self._request(context, CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
+        response = await self._invoker.request(context, CommandField.C_ECHO_RQ, affected_sop_class_uid=VERIFICATION)
         return response.status
 
     async def c_store(
@@ -195,7 +182,7 @@ class Association:
 
         Raises NoAcceptedContext when nothing that was accepted can carry it, FileFormatError or OSError for a file that
         cannot be read, and AssociationError. Nothing was sent then, unless a file fails while it is sent: that aborts
-        the association, and so does cancellation once sending has begun.
+        the association, and so does cancellation while it is sent, or as of :meth:`c_echo`.
         """
         if isinstance(instance, (str, os.PathLike)):
             instance = read_instance(instance)
@@ -211,7 +198,7 @@ class Association:
             move_originator_application_entity_title=move_originator_ae_title,
             move_originator_message_id=move_originator_message_id,
         )
-        response = await self._perform(
+        response = await self._invoker.perform(
             context, request, lambda: self._send_instance(context.id, request, instance), upcoming
         )
         return response.status
@@ -275,9 +262,9 @@ class Association:
         """Tell the SCU of an event (N-EVENT-REPORT, PS3.7 10.1.1); this side has to be the SCP.
 
         Raises NoAcceptedContext and AssociationError, as the other ``n_`` methods do; a failure status is a value.
-        Cancellation while the response is awaited aborts the association.
+        Cancellation is as of :meth:`c_echo`.
         """
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context, scp=True),
             CommandField.N_EVENT_REPORT_RQ,
             information,
@@ -295,7 +282,7 @@ class Association:
         context: str | None = None,
     ) -> Response:
         """Ask for attributes of an instance, by their tags; for all without (N-GET, PS3.7 10.1.2)."""
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context),
             CommandField.N_GET_RQ,
             requested_sop_class_uid=sop_class_uid,
@@ -312,7 +299,7 @@ class Association:
         context: str | None = None,
     ) -> Response:
         """Change attributes of an instance (N-SET, PS3.7 10.1.3)."""
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context),
             CommandField.N_SET_RQ,
             modifications,
@@ -330,7 +317,7 @@ class Association:
         context: str | None = None,
     ) -> Response:
         """Have something done (N-ACTION, PS3.7 10.1.4)."""
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context),
             CommandField.N_ACTION_RQ,
             information,
@@ -348,7 +335,7 @@ class Association:
         context: str | None = None,
     ) -> Response:
         """Make an instance (N-CREATE, PS3.7 10.1.5); without a UID the peer chooses one, which the response has."""
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context),
             CommandField.N_CREATE_RQ,
             attributes,
@@ -358,7 +345,7 @@ class Association:
 
     async def n_delete(self, sop_class_uid: str, sop_instance_uid: str, *, context: str | None = None) -> Response:
         """Delete an instance (N-DELETE, PS3.7 10.1.6)."""
-        return await self._request(
+        return await self._invoker.request(
             self._context_for(sop_class_uid, context),
             CommandField.N_DELETE_RQ,
             requested_sop_class_uid=sop_class_uid,
@@ -371,7 +358,7 @@ class Association:
         Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
         timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
-        while (self._operations or self._performer.is_busy) and not self._performer.is_current():
+        while (self._invoker.operations or self._performer.is_busy) and not self._performer.is_current():
             if self._silence is None:
                 self._silence = self._loop.create_future()
             await asyncio.shield(self._silence)
@@ -413,12 +400,6 @@ class Association:
         return self._ended
 
     # Requests of this side
-
-    def _next_message_id(self) -> int:
-        while True:
-            self._message_id = self._message_id % 0xFFFF + 1
-            if self._message_id not in self._operations:
-                return self._message_id
 
     def _context_for(
         self, sop_class_uid: str, abstract_syntax: str | None = None, *, scp: bool = False
@@ -470,18 +451,6 @@ class Association:
             syntax, data = await asyncio.to_thread(convert, instance, accepted, decompress=decompress)
         return accepted[syntax], Instance(sop_class, sop_instance, syntax, length=len(data), data=data)
 
-    async def _request(
-        self,
-        context: PresentationContext,
-        field: CommandField,
-        data_set: Dataset | bytes | None = None,
-        **elements: object,
-    ) -> Response:
-        """A request that has one response."""
-        data = encoded(data_set, context)
-        request = Command(field, has_data_set=bool(data), **elements)
-        return await self._perform(context, request, lambda: self._send_data(context.id, request, data))
-
     def _several(
         self,
         field: CommandField,
@@ -490,113 +459,9 @@ class Association:
         abstract_syntax: str | None,
         **elements: object,
     ) -> Responses:
-        """A request that has several responses."""
-        context = self._context_for(model, abstract_syntax)
-        if not (data := encoded(identifier, context)):
-            raise LocalProtocolError("an identifier without a key cannot be sent")
-        request = Command(field, has_data_set=True, affected_sop_class_uid=model, **elements)
-
-        async def begin() -> Operation:
-            return await self._begin(
-                context, request, lambda: self._send_data(context.id, request, data), has_several=True
-            )
-
-        return Responses(self, begin)
-
-    async def _perform(
-        self,
-        context: PresentationContext,
-        request: Command,
-        send: Callable[[], Coroutine[None, None, None]],
-        upcoming: Instance | None = None,
-    ) -> Response:
-        """Send a request, and wait for its only response."""
-        operation = await self._begin(context, request, send)
-        try:
-            if upcoming is not None:
-                self._prepare(upcoming)
-            return await operation.next()
-        except BaseException as error:  # noqa: BLE001 - raised again
-            # A late response must not meet another request.
-            raise self._cut_short(operation, error) from None
-
-    async def _begin(
-        self,
-        context: PresentationContext,
-        request: Command,
-        send: Callable[[], Coroutine[None, None, None]],
-        *,
-        has_several: bool = False,
-    ) -> Operation:
-        """Wait for a place in the window, and send a request."""
-        operation = Operation(context, request, self._loop, self._queued_changed, has_several=has_several)
-        if self._places.locked():
-            self._check_own_loop()
-        await self._places.acquire()
-        request.message_id = self._next_message_id()
-        self._operations[request.message_id] = operation
-        writes = self.connection.writes
-        try:
-            self._check_established()
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("> %s on context %d", request, context.id)
-            await self._send(send)
-        except BaseException as error:
-            if self.connection.writes != writes or self._ended is not None:
-                raise self._cut_short(operation, error) from None  # a message that was cut off cannot be taken back
-            self._finish(operation)
-            raise
-        operation.due = self.connection.now() + self.timeouts.dimse
-        self.connection.wake_at(operation.due)
-        return operation
-
-    def _check_own_loop(self) -> None:
-        """A task that goes through responses would wait for itself if it waited for their place in the window."""
-        task = asyncio.current_task(self._loop)
-        for operation in self._operations.values():
-            if operation.owner is task and not operation.is_abandoned:
-                name = operation.request.message.name[:-3]
-                raise LocalProtocolError(
-                    f"this task is in the midst of a {name} on this association, whose window is full: "
-                    "end it first (aclose), or use another association"
-                )
-
-    def _cut_short(self, operation: Operation, error: BaseException) -> BaseException:
-        """An operation has failed in the midst; returns what to raise: why the association ended says more."""
-        if self._ended is None:
-            self._abort_now(error if isinstance(error, AssociationError) else None)
-        elif isinstance(error, (AssociationError, LocalProtocolError)):
-            error = _again(self._ended)
-        self._finish(operation)
-        return error
-
-    def _finish(self, operation: Operation) -> None:
-        """An operation is over, and its place is free."""
-        if self._is_in_flight(operation):
-            del self._operations[operation.request.message_id or 0]
-            self._places.release()
-            operation.finish()
-            self._quiet()
-
-    def _is_in_flight(self, operation: Operation) -> bool:
-        return self._operations.get(operation.request.message_id or 0) is operation
-
-    def _abandon(self, operation: Operation) -> None:
-        """Nobody wants the responses that are still to come: C-CANCEL, and drop them (PS3.7 9.3.2.3)."""
-        if self._is_in_flight(operation) and not operation.is_abandoned:
-            operation.abandon()
-            operation.due = self.connection.now() + self.timeouts.dimse
-            self.connection.wake_at(operation.due)
-            cancel = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id)
-            _log.debug("> %s", cancel)
-            self._write_between_messages(encode_command(operation.context.id, cancel, self._fragment_size))
-
-    def _queued_changed(self, by: int) -> None:
-        self._queued += by
-        if self._queued >= _MAX_QUEUED:
-            self.connection.pause_reading("responses")
-        elif self._queued < _MAX_QUEUED // 2:
-            self.connection.resume_reading("responses")
+        return self._invoker.several(
+            self._context_for(model, abstract_syntax), field, identifier, affected_sop_class_uid=model, **elements
+        )
 
     # Sending
 
@@ -714,7 +579,7 @@ class Association:
         """The negotiation has succeeded; raises LocalProtocolError if the peer's maximum length leaves no room."""
         self.peer_information = peer
         self.window = window
-        self._places = asyncio.Semaphore(window.invoked or _UNLIMITED)
+        self._invoker.open_window(window.invoked)
         self._performer.window = min(window.performed or MAX_WAITING_REQUESTS, MAX_WAITING_REQUESTS)
         self.extended.update(extended)
         self.contexts.update(contexts)
@@ -737,10 +602,10 @@ class Association:
                 self._command_received(received.context, received.command)
             elif isinstance(received, ProtocolError):
                 raise received
-            elif self._incoming_response is None:
+            elif self._invoker.incoming is None:
                 performer.data_received(received)
             else:
-                self._response_data_received(received)
+                self._invoker.data_received(received)
         if performer._waiting:
             performer.start()
 
@@ -806,8 +671,8 @@ class Association:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
         elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
-        if self._operations and not connection.is_reading_paused:
-            for operation in self._operations.values():
+        if not connection.is_reading_paused:
+            for operation in self._invoker.operations.values():
                 due = max(operation.due, connection.reading_since + dimse)
                 yield due, f"no response to {operation.request.message.name} for {dimse:g} s"
         if self._release_due is not None:
@@ -830,69 +695,13 @@ class Association:
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("< %s on context %d", command, context.id)
         if command.message.is_response:
-            self._response_received(context, command)
+            self._invoker.response_received(context, command)
         elif command.message.field is CommandField.C_CANCEL_RQ:
             self._performer.cancel(command.message_id_being_responded_to)
         else:
             self._performer.request_received(context, command)
-            if self._operations and command.message.field is CommandField.C_STORE_RQ:
-                self._suboperation_received()
-
-    def _response_received(self, context: PresentationContext, command: Command) -> None:
-        if command.status is None:
-            raise ProtocolError(f"{command.message.name} without a Status")
-        operation = self._operations.get(command.message_id_being_responded_to or 0)
-        if operation is None:
-            operation = self._operation_meant(command)
-        elif command.message.field != operation.request.message.field | 0x8000:
-            message = operation.request.message.name
-            raise ProtocolError(f"{command.message.name} where the response to {message} was expected")
-        if command.has_data_set:
-            self._incoming_response = operation, command, context
-            self._response_data.clear()
-        elif operation is not None:
-            self._answered(operation, Response(command, context))
-
-    def _suboperation_received(self) -> None:
-        """A C-GET goes on, also when its performer does not say so in a response."""
-        for operation in self._operations.values():
-            if operation.request.message.field is CommandField.C_GET_RQ:
-                operation.due = self.connection.now() + self.timeouts.dimse
-
-    def _operation_meant(self, command: Command) -> Operation | None:
-        """What a response with an unknown Message ID answers."""
-        # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
-        if len(self._operations) == 1 and command.message.field is CommandField.C_ECHO_RSP:
-            (operation,) = self._operations.values()
-            if operation.request.message.field is CommandField.C_ECHO_RQ:
-                _log.warning("< %s, but message %s waits; taken", command, operation.request.message_id)
-                return operation
-        _log.warning("< %s, but no request waits for it; ignored", command)
-        return None
-
-    def _response_data_received(self, received: DataReceived) -> None:
-        assert self._incoming_response is not None
-        operation, command, context = self._incoming_response
-        if operation is not None and not operation.is_abandoned:
-            for view in received.views:
-                self._response_data += view
-            if len(self._response_data) > MAX_RESPONSE_LENGTH:
-                raise ProtocolError(f"the data set of {command.message.name} exceeds {MAX_RESPONSE_LENGTH} bytes")
-        if received.is_last:
-            self._incoming_response = None
-            if operation is not None:
-                self._answered(operation, Response(command, context, bytes(self._response_data)))
-            self._response_data.clear()
-
-    def _answered(self, operation: Operation, response: Response) -> None:
-        if not self._is_in_flight(operation):
-            return
-        status = response.command.status or 0
-        if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
-            operation.due = self.connection.now() + self.timeouts.dimse
-        else:
-            self._finish(operation)
-        operation.deliver(response)
+            if self._invoker.operations and command.message.field is CommandField.C_STORE_RQ:
+                self._invoker.suboperation_received()
 
     @property
     def _waits_for_quiet(self) -> bool:
@@ -907,12 +716,12 @@ class Association:
             self._upper_layer.respond_to_release(self.connection.now())
             self._end(AssociationReleased("the association was released by the peer"))
             self.connection.flush()
-        if self._silence is not None and not self._operations:
+        if self._silence is not None and not self._invoker.operations:
             self._silence.set_result(None)
             self._silence = None
 
     def _is_busy(self) -> bool:
-        return self._performer.is_busy or bool(self._operations) or not self._reader.is_between_messages
+        return self._performer.is_busy or bool(self._invoker.operations) or not self._reader.is_between_messages
 
     def _end(self, error: AssociationError) -> None:
         """The association is over; every wait ends, once."""
@@ -923,12 +732,8 @@ class Association:
             self._on_end(self)
         if not self.negotiated.done():
             self.negotiated.set_exception(error)
-        operations, self._operations = self._operations, {}
-        for operation in operations.values():
-            operation.fail(error)
-            self._places.release()
+        self._invoker.end(error)
         self._performer.end(error)
-        self.connection.resume_reading("responses")
         self.forget_files()
         self._quiet()
 
@@ -936,9 +741,6 @@ class Association:
 _NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
 _ABORT_PATIENCE = 2.0
 _WRITE_SIZE = 256 * 1024
-_PENDING = 0xFF00
-_UNLIMITED = 0xFFFF
-"""Operations in flight: there are no more Message IDs."""
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
 _MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
 

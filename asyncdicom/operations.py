@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from .association import Association
+    from .invoker import Invoker
     from .presentation import PresentationContext
 
 __all__ = ["MAX_RESPONSE_LENGTH", "Operation", "Response", "Responses"]
@@ -107,7 +107,6 @@ class Operation:
 
     __slots__ = (
         "_error",
-        "_loop",
         "_queued_changed",
         "_responses",
         "_waiter",
@@ -116,6 +115,7 @@ class Operation:
         "due",
         "has_several",
         "is_abandoned",
+        "loop",
         "owner",
         "request",
     )
@@ -141,7 +141,7 @@ class Operation:
         """The task that goes through the responses."""
         self.drained: asyncio.Future[None] | None = None
         """For whoever waits until an abandoned one is over."""
-        self._loop = loop
+        self.loop = loop
         self._queued_changed = queued_changed
         self._responses: deque[Response] = deque()
         self._waiter: Wakeup[Response] | None = None
@@ -182,7 +182,7 @@ class Operation:
             return response
         if self._error is not None:
             raise self._error.with_traceback(None)
-        self._waiter = Wakeup(self._loop)
+        self._waiter = Wakeup(self.loop)
         return await self._waiter
 
 
@@ -198,8 +198,8 @@ class Responses:
     Raises AssociationError when the association ends before the last response.
     """
 
-    def __init__(self, association: Association, begin: Callable[[], Coroutine[None, None, Operation]]) -> None:
-        self._association = association
+    def __init__(self, invoker: Invoker, begin: Callable[[], Coroutine[None, None, Operation]]) -> None:
+        self._invoker = invoker
         self._begin = begin
         self._operation: Operation | None = None
         self._is_over = False
@@ -259,7 +259,7 @@ class Responses:
         """
         operation = self._operation
         self._abandon()
-        if operation is not None and self._association._is_in_flight(operation):
+        if operation is not None and self._invoker.is_in_flight(operation):
             if operation.drained is None:
                 operation.drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(operation.drained)
@@ -267,9 +267,9 @@ class Responses:
     def _abandon(self) -> None:
         self._is_over = True
         if self._operation is not None:
-            self._association._abandon(self._operation)
+            self._invoker.abandon(self._operation)
 
     def __del__(self) -> None:
         if not self._is_over and self._operation is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the association with it
-                self._association._loop.call_soon_threadsafe(self._association._abandon, self._operation)
+                self._operation.loop.call_soon_threadsafe(self._invoker.abandon, self._operation)

@@ -89,7 +89,7 @@ async def test_leaving_the_loop_cancels_and_the_association_stays_usable():
         async with association.c_find(keys(), model=FIND) as responses:
             async for _ in responses:
                 break
-        assert not association._operations
+        assert not association._invoker.operations
         assert (await association.c_echo()).is_success
 
 
@@ -98,14 +98,14 @@ async def test_responses_that_nobody_holds_any_more_are_cancelled():
         async for _ in association.c_find(keys(), model=FIND):
             break
         gc.collect()
-        await until(lambda: not association._operations)
+        await until(lambda: not association._invoker.operations)
         assert (await association.c_echo()).is_success
 
 
 async def test_cancelling_the_task_cancels_the_operation():
     async with asking(never) as association:
         task = asyncio.ensure_future(association.c_find(keys(), model=FIND)._run())
-        await until(lambda: association._operations)
+        await until(lambda: association._invoker.operations)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -160,9 +160,9 @@ async def test_responses_that_nobody_takes_stop_the_reading():
         responses = association.c_find(keys(), model=FIND)
         await anext(responses)
         await until(lambda: association.connection.is_reading_paused)
-        assert association._queued < 3 << 20
+        assert association._invoker._queued < 3 << 20
         assert len([each async for each in responses]) == 99
-        assert association._queued == 0
+        assert association._invoker._queued == 0
 
 
 # The window
@@ -396,3 +396,37 @@ async def test_data_sets_of_any_size_fit_the_peers_pdus():
         async with asyncdicom.connect("127.0.0.1", port, contexts=[FIND]) as association:
             await association.c_find(b"x" * 5001, model=FIND)
     assert received == b"x" * 5001 + b"\0"
+
+
+async def test_cancelling_one_of_several_requests_leaves_the_others_alone():
+    async def script(peer):
+        await accept(peer, async_operations_window=AsyncOperationsWindow(2, 1))
+        commands = [await peer.receive_command() for _ in range(2)]
+        cancelled.set()
+        await dropped.wait()
+        peer.send(*(answer(command) for command in commands))
+        peer.send(answer(await peer.receive_command()))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    cancelled, dropped = asyncio.Event(), asyncio.Event()
+    options = {"max_operations_invoked": 2}
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port, **options) as association:
+        first, second = (asyncio.ensure_future(association.c_echo()) for _ in range(2))
+        await cancelled.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        dropped.set()
+        assert await second == 0
+        assert await association.c_echo() == 0
+
+
+async def test_cancelling_what_waits_for_its_turn_to_be_sent_changes_nothing():
+    async with asking() as association:
+        async with association._sending:
+            waiting = asyncio.ensure_future(association.c_echo())
+            await until(lambda: association._invoker.operations)
+            association.connection.writes += 1  # by others
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert (await association.c_echo()).is_success

@@ -393,7 +393,7 @@ async def test_many_finds_that_are_left_leave_no_task_behind():
         async def ask():
             async with asyncdicom.connect("127.0.0.1", server.port, contexts=[FIND]) as association:
                 task = asyncio.ensure_future(association.c_find(STUDY_ID, model=FIND)._run())
-                await until(lambda: association._operations)
+                await until(lambda: association._invoker.operations)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 

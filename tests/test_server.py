@@ -571,5 +571,5 @@ async def test_a_server_that_answers_c_get_may_send_every_storage_class():
     for options, roles in (({"c_store": drop}, True), ({}, False)):
         async with asyncdicom.serve("127.0.0.1", 0, c_get=get, any_storage=True, **options) as server:
             async with asyncdicom.connect("127.0.0.1", server.port, contexts=proposed) as association:
-                assert [(each.scp, each.scu) for each in association.contexts.values()][0] == (True, roles)
+                assert (association.contexts[1].scp, association.contexts[1].scu) == (True, roles)
                 assert association.contexts[3].scp
