@@ -612,7 +612,7 @@ class Association:
         """A message of the peer's operation; none goes out any more once this side has asked for the release."""
 
         async def send() -> None:
-            if self._ended is not None or self._upper_layer.state in _MAY_RESPOND:
+            if self._ended is not None or self._may_respond:
                 await self._send_data(context_id, command, data)
 
         await self._send(send)
@@ -626,8 +626,13 @@ class Association:
             return True
         return self._write_message(data)
 
+    @property
+    def _may_respond(self) -> bool:
+        """Whether the peer can be answered: after our A-RELEASE-RQ its requests may come, answers may not go."""
+        return self._upper_layer.state in _MAY_RESPOND
+
     def _write_message(self, data: bytes) -> bool:
-        if self._upper_layer.state not in _MAY_RESPOND:
+        if not self._may_respond:
             return False
         self.connection.write(data)
         return True
@@ -736,7 +741,8 @@ class Association:
                 performer.data_received(received)
             else:
                 self._response_data_received(received)
-        performer.start()
+        if performer._waiting:
+            performer.start()
 
     def indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
@@ -887,6 +893,10 @@ class Association:
         else:
             self._finish(operation)
         operation.deliver(response)
+
+    @property
+    def _waits_for_quiet(self) -> bool:
+        return self._release_requested or self._silence is not None
 
     def _quiet(self) -> None:
         """Something is over; perhaps all is that somebody waits for."""

@@ -21,7 +21,7 @@ from .command import Category, CommandField, DataSetPresence, Status
 from .dimse import encode_command, encode_response, response_to
 from .errors import AssociationError, DataSetError, ProtocolError, StatusError
 from .receive_buffer import MAX_HELD
-from .requests import REQUESTS, NCreateRequest
+from .requests import REQUESTS, NCreateRequest, WholeRequest
 from .uids import CONTEXTS_FOR, VERIFICATION
 from .wakeup import Wakeup
 
@@ -76,7 +76,7 @@ class Performer:
         """What to answer when the message that is being received has ended."""
         self._requests: dict[int, Request] = {}
         """What is not answered yet, by Message ID."""
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[tuple[Request, Handler]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0
         """Tasks that perform a request."""
@@ -103,26 +103,30 @@ class Performer:
         self._incoming = self._refusal = None
         if command.message_id is None:
             raise ProtocolError(f"{command.message.name} without a Message ID cannot be answered")
-        status = self._judge(context, command)
+        handler = self._handlers.of_services.get(context.abstract_syntax, self._handlers.default).get(
+            command.message.field
+        )
+        status = self._judge(context, command, handler)
         if status is None:
+            assert handler is not None
             request = REQUESTS[command.message.field](self._association, context, command)
             self._incoming = request.incoming
             if len(self._waiting) >= MAX_WAITING_REQUESTS:
                 raise ProtocolError(f"{MAX_WAITING_REQUESTS} requests are waiting, {self.window} at a time may run")
             self._requests[command.message_id] = request
-            self._waiting.append(request)
+            self._waiting.append((request, handler))
         elif command.has_data_set:
             # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read.
             self._refusal = context.id, command, status
         else:
             self.respond(context.id, command, status)
 
-    def _judge(self, context: PresentationContext, command: Command) -> Status | None:
+    def _judge(self, context: PresentationContext, command: Command, handler: Handler | None) -> Status | None:
         """The status that answers a request at once, None for one that a handler shall have."""
         field = command.message.field
         if field is CommandField.C_ECHO_RQ:
             return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
-        if self._handlers.find(context, field) is None:
+        if handler is None:
             return Status.UNRECOGNIZED_OPERATION
         # Event reports in any role: managers that open an association for them often leave the roles as they are.
         if not context.scp and field is not CommandField.N_EVENT_REPORT_RQ:
@@ -174,7 +178,7 @@ class Performer:
     def cancel(self, message_id: int | None) -> None:
         """C-CANCEL (PS3.7 9.3.2.3); one that comes too late, or for what cannot be cancelled, has no effect."""
         request = self._requests.get(message_id or 0)
-        if request is not None and request.command.message.field in _CANCELLABLE:
+        if isinstance(request, WholeRequest) and request.command.message.field in _CANCELLABLE:
             request.is_cancelled = True
             if request.stop is not None:
                 request.stop()
@@ -188,7 +192,7 @@ class Performer:
         """The association is over."""
         for task in self._tasks:
             task.cancel()  # before its data set fails: it shall see the cancellation
-        for request in self._waiting:
+        for request, _ in self._waiting:
             if request.incoming is not None:
                 request.incoming.fail(error)
         self._waiting.clear()
@@ -232,22 +236,53 @@ class Performer:
         association = self._association
         self._called -= 1
         while association._ended is None:
-            if self._waiting:
-                await self._perform(self._waiting.popleft())
-                if self._waiting:
-                    await asyncio.sleep(0)
+            if not self._waiting:
+                if association._waits_for_quiet and not self._running:
+                    association._quiet()
+                waiter: Wakeup[None] = Wakeup(self._loop)
+                self._idle.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    if self._idle and waiter in self._idle:
+                        self._idle.remove(waiter)
+                    else:
+                        self._called -= 1
                 continue
-            if not self._running:
-                association._quiet()
-            waiter: Wakeup[None] = Wakeup(self._loop)
-            self._idle.append(waiter)
+            request, handler = self._waiting.popleft()
+            answered = None
+            self._running += 1
             try:
-                await waiter
+                perform = (
+                    self._answer(request, handler)
+                    if isinstance(request, WholeRequest)
+                    else self._store(request, handler)
+                )
+                answered = await perform
+            except (asyncio.CancelledError, AssociationError):
+                if association._ended is None:
+                    _log.warning("= aborting %r: its handler was cancelled", association)
+                association._abort_now()
+            except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
+                _log.exception("answering a request of %r failed", request.calling_ae_title)
+                association._abort_now()
             finally:
-                if waiter in self._idle:
-                    self._idle.remove(waiter)
-                else:
-                    self._called -= 1
+                if request.incoming is not None:
+                    request.incoming.close()
+                if answered is None:
+                    self._answered(request)
+                self._running -= 1
+                if self._on_handled is not None:
+                    self._on_handled(request, answered)
+                del request, handler  # which hold on to whatever an exception of the handler has seen
+            if self._waiting:
+                await asyncio.sleep(0)
+
+    def _answered(self, request: Request) -> None:
+        """The peer may use the Message ID again as soon as it has the answer."""
+        message_id = request.command.message_id or 0
+        if self._requests.get(message_id) is request:
+            del self._requests[message_id]
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -261,52 +296,27 @@ class Performer:
         if not self._tasks and self._on_end is not None:
             self._on_end()
 
-    async def _perform(self, request: Request) -> None:
-        self._running += 1
-        answered = None
-        try:
-            field = request.command.message.field
-            handler = self._handlers.find(request.context, field)
-            assert handler is not None
-            if field is CommandField.C_STORE_RQ:
-                answered = await self._store(request, handler)
-            else:
-                request.task = asyncio.current_task(self._loop)
-                answered = await self._answer(request, handler)
-        except (asyncio.CancelledError, AssociationError):
-            if self._association._ended is None:
-                _log.warning("= aborting %r: its handler was cancelled", self._association)
-            self._association._abort_now()
-        except Exception:  # noqa: BLE001 - a status that cannot be encoded, say; logged
-            _log.exception("answering a request of %r failed", request.calling_ae_title)
-            self._association._abort_now()
-        finally:
-            if request.incoming is not None:
-                request.incoming.close()
-            if self._requests.get(request.message_id) is request:
-                del self._requests[request.message_id]
-            self._running -= 1
-            if self._on_handled is not None:
-                self._on_handled(request, answered)
-
     async def _store(self, request: Request, handler: Handler) -> Status | None:
         """Call a C-STORE handler, and answer; returns with what, None if the association has ended."""
         assert request.incoming is not None
         try:
-            status = _as_status(await _called(handler, request))
+            status = await _called(handler, request)
+            if not isinstance(status, Status):
+                status = _as_status(status)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
         if not request.incoming.is_complete:
             await request.incoming.drop()
         association = self._association
-        self._requests.pop(request.message_id, None)  # whose ID the peer may use again as soon as it has the answer
+        self._answered(request)
         if association._ended is not None or not self.respond(request.context.id, request.command, status):
             return None
         association._last_message = association.connection.now()
         return status
 
-    async def _answer(self, request: Request, handler: Handler) -> Status | None:
+    async def _answer(self, request: WholeRequest, handler: Handler) -> Status | None:
         """Call a handler that wants the whole request, and answer."""
+        request.task = asyncio.current_task(self._loop)
         data_set: object = None
         more: dict[str, Any] = {}
         try:
@@ -324,13 +334,13 @@ class Performer:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
             data = encoded(error.data_set, request.context) if isinstance(error, StatusError) else b""
-        self._requests.pop(request.message_id, None)
-        if self._association._ended is not None:
+        self._answered(request)
+        if self._association._ended is not None or not self._association._may_respond:
             return None
         await self._send(request, status, data, **more)
         return status
 
-    async def _gather(self, request: Request, incoming: IncomingDataSet) -> None:
+    async def _gather(self, request: WholeRequest, incoming: IncomingDataSet) -> None:
         try:
             request.data = await incoming.read(_MAX_DATA_SET)
         except DataSetError as error:
@@ -339,7 +349,7 @@ class Performer:
             await incoming.drop()
             raise StatusError(Status(_TOO_LONG[bool(request.command.message.field & 0x0100)], "too long")) from error
 
-    async def _find(self, request: Request, handler: Handler) -> Status:
+    async def _find(self, request: WholeRequest, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""
         async with generated(handler, request) as matches:
             while (match := await self._next(request, matches)) is not _END:
@@ -353,7 +363,7 @@ class Performer:
                 await asyncio.sleep(0)  # a handler that never waits must not keep the loop from others, and C-CANCEL
         return Status.CANCEL if request.is_cancelled else Status.SUCCESS
 
-    async def _next(self, request: Request, matches: AsyncIterator[object]) -> object:
+    async def _next(self, request: WholeRequest, matches: AsyncIterator[object]) -> object:
         """What a handler yields next; :data:`_END` when that was all or the peer wants no more."""
         task = request.task
         assert task is not None
@@ -385,7 +395,8 @@ class Performer:
         is_normalized = request.command.message.field & 0x0100
         failure = Status.PROCESSING_FAILURE if is_normalized else Status.CANNOT_UNDERSTAND
         if isinstance(error, DataSetError):
-            _log.warning("a %s of %r was refused: %s", name, request.calling_ae_title, error)
+            # Not what the error says: it may quote the data set.
+            _log.warning("a %s of %r was refused: its data set cannot be read", name, request.calling_ae_title)
             return Status(failure, "the data set cannot be read")
         _log.error("the %s handler failed on a request of %r", name, request.calling_ae_title, exc_info=error)
         if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES and not is_normalized:
@@ -400,8 +411,9 @@ class Performer:
         association = self._association
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("> %s of message %s: %s", request.message.name, request.message_id, status)
-        if related := status.related:
-            data = encode_command(context_id, response_to(request, status, **related), association._fragment_size)
+        if vars(status):
+            response = response_to(request, status, **status.related)
+            data = encode_command(context_id, response, association._fragment_size)
         else:
             data = encode_response(context_id, request, status, association._fragment_size)
         return association._write_between_messages(data)
@@ -427,7 +439,7 @@ _CANCELLABLE = frozenset((CommandField.C_FIND_RQ, CommandField.C_GET_RQ, Command
 _TOO_LONG = {False: Status.OUT_OF_RESOURCES, True: Status.RESOURCE_LIMITATION}
 
 
-def _is_unwanted(request: Request) -> bool:
+def _is_unwanted(request: WholeRequest) -> bool:
     """Whether a C-CANCEL has come."""
     return request.is_cancelled
 

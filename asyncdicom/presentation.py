@@ -141,6 +141,8 @@ class AcceptancePolicy(NamedTuple):
     private ones, and those of editions to come. A registered class of another service stays refused."""
     prefer_own_syntax: bool = False
     """Choose by the acceptor's order of transfer syntaxes; otherwise by the requestor's."""
+    sends_storage: bool = False
+    """Whether this side may be the SCU of those other storage SOP classes (C-GET)."""
 
     def supported(self, abstract_syntax: str) -> Context | None:
         """The context that answers a proposed abstract syntax, None to refuse it."""
@@ -150,7 +152,7 @@ class AcceptancePolicy(NamedTuple):
             and self.any_storage
             and (abstract_syntax in STORAGE_SOP_CLASSES or abstract_syntax not in SOP_CLASSES)
         ):
-            return Context(abstract_syntax, self.any_storage)
+            return Context(abstract_syntax, self.any_storage, scu=self.sends_storage)
         return found
 
 

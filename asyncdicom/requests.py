@@ -38,6 +38,7 @@ __all__ = [
     "NSetRequest",
     "Request",
     "Service",
+    "WholeRequest",
 ]
 
 CStoreHandler: TypeAlias = "Callable[[CStoreRequest], Awaitable[Status | int]]"
@@ -54,55 +55,31 @@ Handler: TypeAlias = "Callable[[Any], Awaitable[Any] | AsyncIterator[Any]]"
 
 
 class Request:
-    """What the peer asks for. Handlers of all services but C-STORE begin when all of it is here."""
+    """What the peer asks for."""
 
-    __slots__ = ("_data_set", "association", "command", "context", "data", "incoming", "is_cancelled", "stop", "task")
+    __slots__ = ("association", "command", "context", "incoming")
 
     def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
         self.association = association
         self.context = context
         """The presentation context on which it came."""
         self.command = command
-        self.data = b""
-        """Its data set, encoded in the context's transfer syntax; empty if there is none."""
-        self._data_set: Dataset | None = None
         self.incoming: IncomingDataSet | None = None
         """The data set as it comes, for whoever performs the request."""
-        self.task: asyncio.Task[None] | None = None
-        """In which the handler runs."""
-        self.is_cancelled = False
-        """Whether the peer wants no more of it (C-CANCEL)."""
-        self.stop: Callable[[], object] | None = None
-        """What a C-CANCEL calls; None if there is nothing to cancel."""
         if command.has_data_set:
             calling = association.calling_ae_title
-            self.incoming = IncomingDataSet(
-                FileMeta(
-                    self.sop_class_uid,
-                    command.affected_sop_instance_uid or "",
-                    context.transfer_syntax,
-                    source_ae_title=calling,
-                    sending_ae_title=calling,
-                    receiving_ae_title=association.called_ae_title,
-                ),
-                association._pool,
-                association._performer.held_changed,
+            meta = FileMeta(
+                command.affected_sop_class_uid or "",
+                command.affected_sop_instance_uid or "",
+                context.transfer_syntax,
+                source_ae_title=calling,
+                sending_ae_title=calling,
+                receiving_ae_title=association.called_ae_title,
             )
+            self.incoming = IncomingDataSet(meta, association._pool, association._performer.held_changed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.message_id} of {self.association!r}>"
-
-    @property
-    def data_set(self) -> Any:
-        """Its data set, decoded when it is asked for first; None if there is none.
-
-        Raises DataSetError if it cannot be decoded, which answers the request with a failure unless it is caught.
-        """
-        if self._data_set is None and self.data:
-            from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
-
-            self._data_set = decode_data_set(self.data, self.context.transfer_syntax)
-        return self._data_set
 
     @property
     def sop_class_uid(self) -> str:
@@ -168,14 +145,48 @@ class CStoreRequest(Request):
         return self.command.move_originator_message_id
 
 
-class _QueryRequest(Request):
+class WholeRequest(Request):
+    """A request whose handler begins when all of it is here: of all services but C-STORE."""
+
+    __slots__ = ("_data_set", "data", "is_cancelled", "stop", "task")
+
+    def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
+        super().__init__(association, context, command)
+        self.data = b""
+        """Its data set, encoded in the context's transfer syntax; empty if there is none."""
+        self._data_set: Dataset | None = None
+        self.is_cancelled = False
+        """Whether the peer wants no more of it (C-CANCEL)."""
+        self.stop: Callable[[], object] | None = None
+        """What a C-CANCEL calls; None if there is nothing to cancel."""
+        self.task: asyncio.Task[None] | None = None
+        """In which the handler runs."""
+
+    @property
+    def data_set(self) -> Any:
+        """Its data set, decoded when it is asked for first; None if there is none.
+
+        Raises DataSetError if it cannot be decoded, which answers the request with a failure unless it is caught.
+        """
+        if self._data_set is None and self.data:
+            from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
+
+            self._data_set = decode_data_set(self.data, self.context.transfer_syntax)
+        return self._data_set
+
+
+class _QueryRequest(WholeRequest):
     """What C-FIND, C-GET and C-MOVE have in common."""
 
     __slots__ = ()
 
     @property
     def identifier(self) -> Dataset:
-        """What is asked for: keys and their values. Raises DataSetError if it cannot be decoded."""
+        """What is asked for: keys and their values, perhaps none. Raises DataSetError if it cannot be decoded."""
+        if not self.data:
+            from pydicom import Dataset  # noqa: PLC0415
+
+            return Dataset()
         return self.data_set  # type: ignore[no-any-return]
 
 
@@ -212,7 +223,7 @@ class CMoveRequest(CGetRequest):
         return self.command.move_destination or ""
 
 
-class NEventReportRequest(Request):
+class NEventReportRequest(WholeRequest):
     """An N-EVENT-REPORT (PS3.7 10.1.1): a notification of the SCP to the SCU."""
 
     __slots__ = ()
@@ -223,7 +234,7 @@ class NEventReportRequest(Request):
         return self.command.event_type_id or 0
 
 
-class NGetRequest(Request):
+class NGetRequest(WholeRequest):
     """An N-GET (PS3.7 10.1.2)."""
 
     __slots__ = ()
@@ -234,13 +245,13 @@ class NGetRequest(Request):
         return self.command.attribute_identifier_list or ()
 
 
-class NSetRequest(Request):
+class NSetRequest(WholeRequest):
     """An N-SET (PS3.7 10.1.3); the data set has the attributes to change."""
 
     __slots__ = ()
 
 
-class NActionRequest(Request):
+class NActionRequest(WholeRequest):
     """An N-ACTION (PS3.7 10.1.4)."""
 
     __slots__ = ()
@@ -251,7 +262,7 @@ class NActionRequest(Request):
         return self.command.action_type_id or 0
 
 
-class NCreateRequest(Request):
+class NCreateRequest(WholeRequest):
     """An N-CREATE (PS3.7 10.1.5)."""
 
     __slots__ = ("_made_uid",)
@@ -272,7 +283,7 @@ class NCreateRequest(Request):
         return self._made_uid
 
 
-class NDeleteRequest(Request):
+class NDeleteRequest(WholeRequest):
     """An N-DELETE (PS3.7 10.1.6)."""
 
     __slots__ = ()
@@ -316,10 +327,6 @@ class Handlers(NamedTuple):
     """By command field."""
     of_services: Mapping[str, Mapping[int, Handler]] = MappingProxyType({})
     """By abstract syntax; for the contexts that belong to a service."""
-
-    def find(self, context: PresentationContext, field: int) -> Handler | None:
-        """The handler for a request."""
-        return self.of_services.get(context.abstract_syntax, self.default).get(field)
 
     @classmethod
     def of(

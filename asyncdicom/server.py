@@ -437,10 +437,10 @@ class serve:  # noqa: N801 - it is called like a function
     Without it, identities are not looked at; requests without one are not shown to it.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
-    a C-STORE handler every storage SOP class with every transfer syntax. ``any_storage`` accepts those that are in no
-    registry too, private ones; instead of True it may be the transfer syntaxes to accept for them. The transfer syntax
-    is chosen by the requestor's order unless ``prefer_own_syntax``. A request of which no context can be accepted is
-    accepted all the same unless ``require_context``.
+    a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU.
+    ``any_storage`` accepts those that are in no registry too, private ones; instead of True it may be the transfer
+    syntaxes to accept for them. The transfer syntax is chosen by the requestor's order unless ``prefer_own_syntax``. A
+    request of which no context can be accepted is accepted all the same unless ``require_context``.
 
     ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
 
@@ -519,7 +519,10 @@ class serve:  # noqa: N801 - it is called like a function
         if contexts is not None:
             supported += as_contexts(contexts)
         else:
-            supported += [Context(VERIFICATION), *(storage_contexts() if c_store is not None else ())]
+            # Who answers C-GET is the SCU of the storage classes (PS3.7 D.3.3.4).
+            storage = storage_contexts() if c_store is not None or c_get is not None else ()
+            scu, scp = c_get is not None, None if c_store is not None else False
+            supported += [Context(VERIFICATION), *(each._replace(scu=scu, scp=scp) for each in storage)]
         self._host = host
         self._port = port
         self._ssl = ssl
@@ -538,6 +541,7 @@ class serve:  # noqa: N801 - it is called like a function
                 {each.abstract_syntax: each for each in supported},
                 tuple(STORAGE_TRANSFER_SYNTAXES if any_storage is True else any_storage or ()),
                 prefer_own_syntax,
+                sends_storage=c_get is not None,
             ),
             "timeouts": self._timeouts,
             "max_associations": max_associations,

@@ -3,11 +3,25 @@ import socket
 
 import pytest
 
-from asyncdicom.cli import TOOLS, demo, echoscu, findscu, getscu, main, movescu, storescp, storescu
+from asyncdicom.cli import (
+    TOOLS,
+    demo,
+    echoscu,
+    findscu,
+    getscu,
+    main,
+    movescu,
+    mppsscu,
+    stgcmtscu,
+    storescp,
+    storescu,
+    wlmscu,
+)
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
 from asyncdicom.cli.shared import CommonOptions, number, seconds
 
-ALL = tuple(module.TOOL for module in (echoscu, storescu, storescp, findscu, getscu, movescu, demo))
+MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu)
+ALL = tuple(module.TOOL for module in MODULES)
 ROWS = [(tool, name, option) for tool in ALL for name, option in tool.table().items()]
 VALUES = {
     "SECONDS": "7",
@@ -19,6 +33,10 @@ VALUES = {
     "FILE": __file__,
     "NAME": "asyncio",
     "SOP-CLASS": "CTImageStorage",
+    "PORT": "11112",
+    "STATUS": "COMPLETED",
+    "CODE^SCHEME^MEANING": "110501^DCM^Equipment failure",
+    "CLASS,UID": "CTImageStorage,1.2.3",
 }
 """A good word for each name that a value has in the help; others are any text."""
 

@@ -317,7 +317,7 @@ async def test_extensions_are_offered_and_what_was_agreed_is_known():
     async with asyncdicom.serve("127.0.0.1", 0, contexts=supported) as server:
         contexts = [Context(find, extended=b"\1\1\1\1")]
         async with asyncdicom.connect("127.0.0.1", server.port, contexts=contexts) as association:
-            assert association.extended == {find: b"\1\0\1\0"}
+            assert association.extended == {find: b"\1\0\1"}
             assert server.associations[0].extended == association.extended
 
 

@@ -560,3 +560,16 @@ async def test_closing_ends_the_checks():
         await server.close(drain=0)
         assert await peer.receive() is None
     await settle(lambda: not server._checks)
+
+
+async def test_a_server_that_answers_c_get_may_send_every_storage_class():
+    async def get(request):
+        yield
+
+    private = "1.2.3.4"
+    proposed = [Context(CT, scp=True), Context(private, scp=True)]
+    for options, roles in (({"c_store": drop}, True), ({}, False)):
+        async with asyncdicom.serve("127.0.0.1", 0, c_get=get, any_storage=True, **options) as server:
+            async with asyncdicom.connect("127.0.0.1", server.port, contexts=proposed) as association:
+                assert [(each.scp, each.scu) for each in association.contexts.values()][0] == (True, roles)
+                assert association.contexts[3].scp

@@ -24,6 +24,12 @@ TOOLS: Final = {
     "findscu": "look up what a peer has, or is to do (C-FIND)",
     "getscu": "retrieve instances on the association that asks for them (C-GET)",
     "movescu": "have a peer send instances to another, or to this tool (C-MOVE)",
+    "printscu": "print images on films, or show a printer's status (print management)",
+    "upsscu": "create, perform, look up and watch unified procedure steps",
+    "qrscp": "keep an archive in a folder (C-STORE, C-FIND, C-MOVE, C-GET), with a worklist",
+    "wlmscu": "ask for a modality's worklist (C-FIND)",
+    "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
+    "stgcmtscu": "ask whether instances are safe, and wait for the report (N-ACTION)",
     "demo": "send real and large files to a server of its own, and compare what arrives",
 }
 """The tools, each in a module of its name with a function ``main(argv) -> exit code``."""

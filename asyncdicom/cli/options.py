@@ -59,8 +59,8 @@ class Option:
     """What the words are called that follow it."""
     constant: object = True
     """What an option without words sets."""
-    read: Callable[[str], object] = str
-    """Makes a value of a word; raises ValueError, or UsageError, which has its own words."""
+    read: Callable[..., object] = str
+    """Makes a value of the words; raises ValueError, or UsageError, which has its own words."""
     effect: Effect = Effect.SET
 
 
@@ -114,9 +114,9 @@ def flag(names: str, field: str, text: str, constant: object = True, effect: Eff
     return Option(tuple(names.split()), text, field, constant=constant, effect=effect)
 
 
-def value(names: str, field: str, name: str, text: str, read: Callable[[str], object] = str) -> Option:
-    """An option with a value, which ``read`` makes of the word that follows."""
-    return Option(tuple(names.split()), text, field, (name,), read=read)
+def value(names: str, field: str, name: str, text: str, read: Callable[..., object] = str) -> Option:
+    """An option with a value, which ``read`` makes of the words that follow, one for each word in ``name``."""
+    return Option(tuple(names.split()), text, field, tuple(name.split()), read=read)
 
 
 def nothing_to_do(names: str, reason: str, *values: str) -> Option:
@@ -194,9 +194,9 @@ def _apply(option: Option, name: str, given: list[str], parsed: dict[str, Any]) 
     result = option.constant
     if given:
         try:
-            result = option.read(given[0])
+            result = option.read(*given)
         except ValueError as error:
-            raise UsageError(f"{name} {given[0]}: {error}") from None
+            raise UsageError(f"{name} {' '.join(given)}: {error}") from None
     if option.effect is Effect.APPEND:
         result = (*parsed.get(option.field, ()), result)
     parsed[option.field] = result

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from asyncdicom.presentation import Context
-    from asyncdicom.requests import CStoreHandler
+    from asyncdicom.requests import CStoreHandler, Service
 
     from .options import Tool
 
@@ -326,10 +326,13 @@ async def associate(
     title: str,
     contexts: Sequence[Context],
     c_store: CStoreHandler | None = None,
+    *,
+    services: Sequence[Service] = (),
 ) -> Association:
     """An association with the peer; ``title`` is the tool's own when the command line names none.
 
-    ``c_store`` gets what the peer sends on it. Raises ToolError for what can go wrong with that.
+    ``c_store`` gets what the peer sends on it, ``services`` what else it asks for. Raises ToolError for what can go
+    wrong with that.
     """
     host = peer.host
     try:
@@ -345,6 +348,7 @@ async def associate(
             calling_ae_title=options.aet or peer.calling or title,
             contexts=contexts,
             c_store=c_store,
+            services=services,
             user_identity=options.user_identity(),
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,

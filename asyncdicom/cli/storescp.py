@@ -1,33 +1,27 @@
 """``asyncdicom storescp``: receive instances into a folder (C-STORE, PS3.4 annex B).
 
-A data set goes to its file as it comes, in the transfer syntax that was negotiated; nothing is decoded. On SIGTERM and
-SIGINT no association is taken any more, and those that run have time to end; a second signal ends them.
+A data set goes to its file as it comes, in the transfer syntax that was negotiated; nothing is decoded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import os
-import secrets
-import signal
-import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asyncdicom.command import Status
 from asyncdicom.errors import AssociationError
-from asyncdicom.pdu import check_ae_title
 from asyncdicom.presentation import STORAGE_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import serve, storage_contexts
+from asyncdicom.server import storage_contexts
 from asyncdicom.uids import VERIFICATION, name_of
 
 from .console import log, say, set_up_logging
 from .exit_codes import ExitCode, ToolError
-from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
+from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
-from .shared import ADDRESS_FAMILIES, LOGGING, LOOP, TIMEOUTS, TLS, NetworkOptions, number, run_tool, seconds
+from .serving import LISTENING, ListeningOptions, Signals, delay, listen, listening_port, run_server
+from .shared import LOGGING, LOOP, TLS, number, run_tool
 from .syntaxes import ACCEPTED
 
 if TYPE_CHECKING:
@@ -40,13 +34,10 @@ __all__ = ["TOOL", "StoreScpOptions", "main"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreScpOptions(FilesOptions, NetworkOptions):
+class StoreScpOptions(FilesOptions, ListeningOptions):
     """What storescp's command line sets."""
 
     aet: str = "STORESCP"
-    require_called_aet: bool = False
-    bind_address: str = ""
-    max_associations: int = 1000
     workers: int = 1
     accepted: tuple[str, ...] = ()
     any_storage: bool = False
@@ -55,13 +46,6 @@ class StoreScpOptions(FilesOptions, NetworkOptions):
     sleep_after: float = 0.0
     sleep_during: float = 0.0
     abort: str = ""
-    drain: float = 30.0
-    port_file: str = ""
-
-
-def _delay(text: str) -> float:
-    time = seconds(text)
-    return 0.0 if time == float("inf") else time
 
 
 _NO_COMMANDS: Final = "commands on events are not in this version of the tool"
@@ -90,25 +74,7 @@ TOOL: Final = Tool(
         Group(
             "network",
             (
-                value(
-                    "-aet --aetitle --ae-title",
-                    "aet",
-                    "TITLE",
-                    "own AE title (any is answered without the next flag)",
-                    check_ae_title,
-                ),
-                flag(
-                    "--require-called-aet", "require_called_aet", "reject those who call by another AE title than -aet"
-                ),
-                value("-ba --bind-address", "bind_address", "ADDRESS", "listen on this local address only"),
-                *ADDRESS_FAMILIES,
-                value(
-                    "--max-associations",
-                    "max_associations",
-                    "NUMBER",
-                    "associations at a time; more are rejected as a local limit",
-                    number(1, 1_000_000),
-                ),
+                *LISTENING,
                 value(
                     "--workers",
                     "workers",
@@ -116,23 +82,7 @@ TOOL: Final = Tool(
                     "processes that share the associations",
                     number(1, 256),
                 ),
-                *TIMEOUTS,
-                value(
-                    "--network-timeout",
-                    "idle_timeout",
-                    "SECONDS",
-                    "how long an association may be without any message",
-                    seconds,
-                ),
                 flag("+v --verbose-pc", "verbose_contexts", "show how each instance was negotiated, with -v"),
-                value("--port-file", "port_file", "FILE", "write the port into this file once it listens"),
-                value(
-                    "--drain",
-                    "drain",
-                    "SECONDS",
-                    "on SIGTERM or SIGINT, how long associations may go on (0: abort them)",
-                    _delay,
-                ),
                 flag("--no-echo", "echo", "do not accept Verification (C-ECHO)", constant=False),
                 flag("-pm --promiscuous", "any_storage", "accept unknown and private storage SOP classes too"),
                 nothing_to_do("-dhl --disable-host-lookup", "names are never looked up"),
@@ -151,8 +101,8 @@ TOOL: Final = Tool(
             (
                 flag("--refuse", "refuse", "reject every association"),
                 refused("--reject", "requestors without implementation class UID are accepted here"),
-                value("--sleep-after", "sleep_after", "SECONDS", "wait before the answer", _delay),
-                value("--sleep-during", "sleep_during", "SECONDS", "wait before the data set is read", _delay),
+                value("--sleep-after", "sleep_after", "SECONDS", "wait before the answer", delay),
+                value("--sleep-during", "sleep_during", "SECONDS", "wait before the data set is read", delay),
                 flag("--abort-after", "abort", "abort the association instead of answering", "after"),
                 flag("--abort-during", "abort", "abort the association while the data set comes", "during"),
             ),
@@ -185,138 +135,36 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _serve(options: StoreScpOptions, words: list[str]) -> int:
-    port = _port(words)
+    port = listening_port(words)
     receiver = _Receiver(options, Files(options))
-    signals = _Signals()
+    signals = Signals()
     server = await _listen(options, port, receiver)
-    serving = asyncio.ensure_future(server.serve_forever())
-    serving.add_done_callback(signals.end)
     try:
-        _announce(options, server)
-        await signals.first()
-        if serving.done():
-            await serving
-        log.info("ending: %d associations have %g s to end", server.statistics.associations, options.drain)
-        await _drain(server, options, signals)
-    except RuntimeError as error:
-        raise ToolError(ExitCode.INTERNAL, str(error)) from error
+        await run_server(server, options, signals)
     finally:
-        await server.close(0)
-        await asyncio.gather(serving, return_exceptions=True)
         await receiver.wait_for_aborts()
     if not options.quiet:
         say(_summary(server.statistics))
     return ExitCode.OK
 
 
-def _port(words: list[str]) -> int:
-    if not words:
-        raise UsageError("the port to listen on is missing (0 for any free one)")
-    if len(words) > 1:
-        raise UsageError(f"one word too many: {words[1]}")
-    try:
-        return number(0, 65535)(words[0])
-    except ValueError as error:
-        raise UsageError(f"port {words[0]}: {error}") from None
-
-
 async def _listen(options: StoreScpOptions, port: int, receiver: _Receiver) -> Server:
-    host = options.bind_address or _ANY_ADDRESS.get(options.family)
-    if host is None and not port:
-        host = "0.0.0.0"  # noqa: S104 - a free port is one of one address family
     syntaxes = options.accepted or STORAGE_TRANSFER_SYNTAXES
     contexts = [*((Context(VERIFICATION),) if options.echo else ()), *storage_contexts(syntaxes)]
     try:
-        return await serve(
-            host,
+        return await listen(
+            options,
             port,
-            ae_title=options.aet if options.require_called_aet else None,
             c_store=receiver.store,
             contexts=() if options.refuse else contexts,
             any_storage=syntaxes if options.any_storage and not options.refuse else (),
             prefer_own_syntax=bool(options.accepted),
             require_context=options.refuse,
-            timeouts=options.timeouts,
-            max_associations=options.max_associations,
-            max_pdu_length=options.max_pdu,
-            max_send_pdu_length=options.max_send_pdu,
             workers=options.workers,
             initializer=functools.partial(set_up_logging, options.log_level),
         )
     except (RuntimeError, NotImplementedError) as error:
         raise ToolError(ExitCode.INTERNAL, str(error), "without --workers one process serves") from error
-    except OSError as error:
-        where = f"{host or 'any address'} port {port}"
-        message = f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
-        raise ToolError(
-            ExitCode.LISTEN, message, "port 0 takes a free one; ports below 1024 may need rights"
-        ) from error
-
-
-_ANY_ADDRESS: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - what a server is for
-
-
-def _announce(options: StoreScpOptions, server: Server) -> None:
-    for host, port in dict.fromkeys(server.addresses):
-        if not options.quiet:
-            say(f"listening on {host} port {port}")
-    if options.port_file:
-        target = Path(options.port_file).absolute()
-        part = target.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            part.write_text(f"{server.port}\n")
-            part.replace(target)
-        except OSError as error:
-            message = f"the port file {target} cannot be written: {error.strerror}"
-            raise ToolError(ExitCode.CANNOT_WRITE, message) from error
-
-
-class _Signals:
-    """SIGTERM and SIGINT, counted; where the loop knows no signals (Windows) Ctrl-C cancels the tool's task."""
-
-    def __init__(self) -> None:
-        self._came = asyncio.Event()
-        self._came_again = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number_ in (signal.SIGTERM, signal.SIGINT):
-            try:
-                loop.add_signal_handler(number_, self._take)
-            except NotImplementedError:  # Windows
-                return
-
-    def _take(self) -> None:
-        (self._came_again if self._came.is_set() else self._came).set()
-
-    async def first(self) -> None:
-        """Wait for the first one."""
-        try:
-            await self._came.wait()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not task.uncancel():
-                return
-            raise
-
-    def end(self, _: object) -> None:
-        """Do as if one had come."""
-        self._came.set()
-
-    async def second(self) -> None:
-        """Wait for another one."""
-        await self._came_again.wait()
-
-
-async def _drain(server: Server, options: StoreScpOptions, signals: _Signals) -> None:
-    """Give the running associations their time, unless a second signal comes."""
-    closing = asyncio.ensure_future(server.close(options.drain))
-    again = asyncio.ensure_future(signals.second())
-    try:
-        await asyncio.wait((closing, again), return_when=asyncio.FIRST_COMPLETED)
-        await server.close(0)  # in order, that is: a closing that is cancelled kills workers, and what they counted
-    finally:
-        for task in (closing, again):
-            task.cancel()
-        await asyncio.gather(closing, again, return_exceptions=True)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,206 @@
+"""What the tools have in common that listen: their options, the listening, and how they end.
+
+On SIGTERM and SIGINT no association is taken any more, and those that run have time to end; a second signal ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncdicom.pdu import check_ae_title
+from asyncdicom.server import serve
+
+from .console import log, say
+from .exit_codes import ExitCode, ToolError
+from .options import UsageError, flag, value
+from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, number, seconds
+
+if TYPE_CHECKING:
+    from asyncdicom.server import Server
+
+__all__ = ["LISTENING", "ListeningOptions", "Signals", "delay", "listen", "listening_port", "run_server"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListeningOptions(NetworkOptions):
+    """Of every tool that listens."""
+
+    aet: str = ""
+    require_called_aet: bool = False
+    bind_address: str = ""
+    max_associations: int = 1000
+    drain: float = 30.0
+    port_file: str = ""
+
+
+def delay(text: str) -> float:
+    """Reads a time; 0 and below is none."""
+    time = seconds(text)
+    return 0.0 if time == float("inf") else time
+
+
+LISTENING: Final = (
+    value(
+        "-aet --aetitle --ae-title",
+        "aet",
+        "TITLE",
+        "own AE title (any is answered without the next flag)",
+        check_ae_title,
+    ),
+    flag("--require-called-aet", "require_called_aet", "reject those who call by another AE title than -aet"),
+    value("-ba --bind-address", "bind_address", "ADDRESS", "listen on this local address only"),
+    *ADDRESS_FAMILIES,
+    value(
+        "--max-associations",
+        "max_associations",
+        "NUMBER",
+        "associations at a time; more are rejected as a local limit",
+        number(1, 1_000_000),
+    ),
+    *TIMEOUTS,
+    value(
+        "--network-timeout",
+        "idle_timeout",
+        "SECONDS",
+        "how long an association may be without any message",
+        seconds,
+    ),
+    value("--port-file", "port_file", "FILE", "write the port into this file once it listens"),
+    value(
+        "--drain",
+        "drain",
+        "SECONDS",
+        "on SIGTERM or SIGINT, how long associations may go on (0: abort them)",
+        delay,
+    ),
+)
+
+
+def listening_port(words: list[str]) -> int:
+    """The only word of the command line. Raises UsageError for another one."""
+    if not words:
+        raise UsageError("the port to listen on is missing (0 for any free one)")
+    if len(words) > 1:
+        raise UsageError(f"one word too many: {words[1]}")
+    try:
+        return number(0, 65535)(words[0])
+    except ValueError as error:
+        raise UsageError(f"port {words[0]}: {error}") from None
+
+
+async def listen(options: ListeningOptions, port: int, **more: Any) -> Server:
+    """A server that listens as the options say; what more there is goes to :func:`~asyncdicom.serve`.
+
+    Raises ToolError when the port cannot be listened on.
+    """
+    host = options.bind_address or _ANY_ADDRESS.get(options.family)
+    if host is None and not port:
+        host = "0.0.0.0"  # noqa: S104 - a free port is one of one address family
+    try:
+        return await serve(
+            host,
+            port,
+            ae_title=options.aet if options.require_called_aet else None,
+            timeouts=options.timeouts,
+            max_associations=options.max_associations,
+            max_pdu_length=options.max_pdu,
+            max_send_pdu_length=options.max_send_pdu,
+            **more,
+        )
+    except OSError as error:
+        where = f"{host or 'any address'} port {port}"
+        message = f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
+        raise ToolError(
+            ExitCode.LISTEN, message, "port 0 takes a free one; ports below 1024 may need rights"
+        ) from error
+
+
+_ANY_ADDRESS: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - what a server is for
+
+
+async def run_server(server: Server, options: ListeningOptions, signals: Signals) -> None:
+    """Say where the server listens, and serve until a signal comes and the associations have ended."""
+    serving = asyncio.ensure_future(server.serve_forever())
+    serving.add_done_callback(signals.end)
+    try:
+        _announce(options, server)
+        await signals.first()
+        if serving.done():
+            await serving
+        log.info("ending: %d associations have %g s to end", server.statistics.associations, options.drain)
+        await _drain(server, options, signals)
+    except RuntimeError as error:
+        raise ToolError(ExitCode.INTERNAL, str(error)) from error
+    finally:
+        await server.close(0)
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+def _announce(options: ListeningOptions, server: Server) -> None:
+    for host, port in dict.fromkeys(server.addresses):
+        if not options.quiet:
+            say(f"listening on {host} port {port}")
+    if options.port_file:
+        target = Path(options.port_file).absolute()
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            part.write_text(f"{server.port}\n")
+            part.replace(target)
+        except OSError as error:
+            message = f"the port file {target} cannot be written: {error.strerror}"
+            raise ToolError(ExitCode.CANNOT_WRITE, message) from error
+
+
+class Signals:
+    """SIGTERM and SIGINT, counted; where the loop knows no signals (Windows) Ctrl-C cancels the tool's task."""
+
+    def __init__(self) -> None:
+        self._came = asyncio.Event()
+        self._came_again = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number_ in (signal.SIGTERM, signal.SIGINT):
+            try:
+                loop.add_signal_handler(number_, self._take)
+            except NotImplementedError:  # Windows
+                return
+
+    def _take(self) -> None:
+        (self._came_again if self._came.is_set() else self._came).set()
+
+    async def first(self) -> None:
+        """Wait for the first one."""
+        try:
+            await self._came.wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.uncancel():
+                return
+            raise
+
+    def end(self, _: object) -> None:
+        """Do as if one had come."""
+        self._came.set()
+
+    async def second(self) -> None:
+        """Wait for another one."""
+        await self._came_again.wait()
+
+
+async def _drain(server: Server, options: ListeningOptions, signals: Signals) -> None:
+    """Give the running associations their time, unless a second signal comes."""
+    closing = asyncio.ensure_future(server.close(options.drain))
+    again = asyncio.ensure_future(signals.second())
+    try:
+        await asyncio.wait((closing, again), return_when=asyncio.FIRST_COMPLETED)
+        await server.close(0)  # in order, that is: a closing that is cancelled kills workers, and what they counted
+    finally:
+        for task in (closing, again):
+            task.cancel()
+        await asyncio.gather(closing, again, return_exceptions=True)
