@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import time
 from pathlib import Path
 
 import pydicom
@@ -100,15 +101,16 @@ async def test_our_cancel_reaches_pynetdicom():
     def answer_until_cancelled(event):
         while not event.is_cancelled:
             yield FF00, query(StudyInstanceUID="1.2")
+            time.sleep(0.01)  # its threads share the interpreter: one that only sends does not let it hear
         loop.call_soon_threadsafe(cancelled.set)
         yield 0xFE00, None
 
     with their_archive([(evt.EVT_C_FIND, answer_until_cancelled)]) as port:
         async with asyncdicom.connect("127.0.0.1", port, contexts=["study root"]) as association:
-            async with contextlib.aclosing(association.c_find(query(), model=FIND)) as responses:
-                async for _ in responses:
-                    break
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
+                async with contextlib.aclosing(association.c_find(query(), model=FIND)) as responses:
+                    async for _ in responses:
+                        break
                 await cancelled.wait()
 
 

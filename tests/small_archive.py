@@ -1,6 +1,7 @@
 """A small archive over files: C-FIND at every level, C-GET and C-MOVE, as tests of queries need a peer for."""
 
 import asyncio
+import contextlib
 import fnmatch
 from pathlib import Path
 
@@ -47,24 +48,31 @@ class SmallArchive:
             yield asyncdicom.Status(0xA900, "no level")
             return
         found = {each.get(LEVELS[level]): each for _, each in self.matching(request.identifier)}
-        for count, each in enumerate(found.values()):
-            await self._wait_for_cancel(count)
-            yield answer(request.identifier, each)
+        with self._noting_cancel():
+            for count, each in enumerate(found.values()):
+                await self._hold(count)
+                yield answer(request.identifier, each)
 
     async def send(self, request):
         self.identifiers.append(request.identifier)
         found = self.matching(request.identifier)
         request.total = len(found)
-        for count, (path, _) in enumerate(found):
-            await self._wait_for_cancel(count)
-            yield path
+        with self._noting_cancel():
+            for count, (path, _) in enumerate(found):
+                await self._hold(count)
+                yield path
 
-    async def _wait_for_cancel(self, count):
+    async def _hold(self, count):
         if count == self.hold:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.was_cancelled.set()
+            await asyncio.Event().wait()
+
+    @contextlib.contextmanager
+    def _noting_cancel(self):
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):  # while it waits, and while a match is on its way
+            self.was_cancelled.set()
+            raise
 
 
 def matches(each, key):

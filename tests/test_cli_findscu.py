@@ -1,8 +1,11 @@
+import asyncio
 import json
+import signal
+import sys
 
 import pydicom
 import pytest
-from cli_processes import run, run_beside
+from cli_processes import DEADLINE, run, run_beside, start
 from small_archive import SmallArchive, ct_slices
 
 import asyncdicom
@@ -74,6 +77,21 @@ async def test_cancel_ends_it_after_so_many_matches(archive):
     done = await run_beside("findscu", *STUDY, "-k", "PatientID", "--cancel", "1", *archive.peer)
     assert (done.returncode, done.stdout.count("PatientID"), done.stderr) == (0, 1, "1 match, and then cancelled\n")
     assert archive.was_cancelled.is_set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_cancels_it_after_what_was_found(archive, number):
+    archive.hold = 1
+    process = start("findscu", *STUDY, "-k", "PatientID", *archive.peer)
+    async with asyncio.timeout(DEADLINE):
+        with process.stdout as out, process.stderr as errors:
+            assert await asyncio.to_thread(out.readline) == "QueryRetrieveLevel=STUDY\n"
+            process.send_signal(number)
+            await archive.was_cancelled.wait()
+            assert await asyncio.to_thread(out.read) == "PatientID=P1\n\n"
+            assert await asyncio.to_thread(errors.read) == ""
+        assert await asyncio.to_thread(process.wait) == 130
 
 
 async def test_a_failure_status_is_an_exit_code_with_the_peers_words(archive):

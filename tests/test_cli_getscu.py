@@ -1,9 +1,11 @@
 import asyncio
 import contextlib
 import json
+import signal
+import sys
 
 import pytest
-from cli_processes import data_set, run, run_beside, write_instance
+from cli_processes import DEADLINE, data_set, run, run_beside, start, write_instance
 from small_archive import SmallArchive, both_ways, ct_slices
 
 import asyncdicom
@@ -86,6 +88,21 @@ async def test_cancel_ends_it_and_leaves_the_rest(archive, tmp_path):
     summary = json.loads(done.stdout)
     assert (done.returncode, summary["cancelled"], summary["status"]) == (0, True, None)
     assert archive.was_cancelled.is_set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_a_signal_ends_it_and_what_came_is_said(archive, tmp_path):
+    archive.hold = 2
+    process = start("getscu", *STUDY, "--json", "-od", tmp_path, *archive.peer)
+    async with asyncio.timeout(DEADLINE):
+        while len(list(tmp_path.glob("*.dcm"))) < 2:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        await archive.was_cancelled.wait()
+        out, _ = await asyncio.to_thread(process.communicate)
+    summary = json.loads(out)
+    assert (process.returncode, summary["exit_code"], summary["error"]) == (130, 130, "interrupted")
+    assert summary["received"] == 2
 
 
 async def test_a_failure_status_is_an_exit_code_and_ends_it(tmp_path):

@@ -79,12 +79,12 @@ def test_json_is_an_object_per_line_of_the_dicom_json_model():
     assert [pydicom.Dataset.from_json(json.loads(line)) for line in output.getvalue().splitlines()] == matches
 
 
-def test_columns_are_the_keys_asked_for_those_in_sequences_too():
+def test_columns_are_the_keys_as_they_are_asked_for_those_in_sequences_too():
     keys = ["QueryRetrieveLevel=STUDY", "PatientName", f"{STEP}[0].Modality=CT", "ReferencedStudySequence"]
     assert [column.heading for column in columns(read_keys(keys))] == [
-        "ReferencedStudySequence",
         "PatientName",
         "Modality",
+        "ReferencedStudySequence",
     ]
 
 

@@ -126,9 +126,10 @@ class Column(NamedTuple):
 
 
 def columns(identifier: Dataset, path: tuple[int, ...] = ()) -> list[Column]:
-    """A column for each attribute that is asked for, those in a sequence's item among them."""
+    """A column for each attribute that is asked for, in the keys' order, those in a sequence's item among them."""
     found: list[Column] = []
-    for element in identifier:
+    for tag in tuple(identifier.keys()):
+        element = identifier[tag]
         here = (*path, int(element.tag))
         if element.VR == "SQ" and element.value and len(element.value[0]):
             found += columns(element.value[0], here)
