@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import stat
+import threading
 import zlib
 from array import array
 from io import BytesIO
@@ -202,21 +203,27 @@ def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28) -> Datas
 
     ``limit`` bounds what it inflates to. Raises DataSetError for what cannot be decoded.
     """
+    from pydicom.config import disable_value_validation  # noqa: PLC0415
     from pydicom.filereader import read_dataset  # noqa: PLC0415
 
     syntax = transfer_syntax(syntax_uid)
     if syntax.deflated:
         data = _inflate(data, limit)
     try:
-        data_set = read_dataset(
-            BytesIO(data), is_implicit_VR=not syntax.explicit_vr, is_little_endian=syntax.little_endian
-        )
-        data_set.set_original_encoding(not syntax.explicit_vr, syntax.little_endian)
-        for _ in data_set.iterall():
-            pass  # pydicom decodes when it is asked: ask now, so that errors are met here
+        # pydicom would warn of keys with wild cards. What it has for that is one setting for all threads.
+        with _validation, disable_value_validation():
+            data_set = read_dataset(
+                BytesIO(data), is_implicit_VR=not syntax.explicit_vr, is_little_endian=syntax.little_endian
+            )
+            data_set.set_original_encoding(not syntax.explicit_vr, syntax.little_endian)
+            for _ in data_set.iterall():
+                pass  # pydicom decodes when it is asked: ask now, so that errors are met here
     except Exception as error:  # pydicom raises what happens to it
         raise DataSetError(f"the data set cannot be decoded: {error}") from error
     return data_set
+
+
+_validation = threading.Lock()
 
 
 def _inflate(data: bytes, limit: int) -> bytes:

@@ -270,5 +270,6 @@ class Invoker:
         if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
             self._wait_on(operation)
         else:
+            operation.last = response
             self._finish(operation)
         operation.deliver(response)

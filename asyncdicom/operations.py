@@ -115,6 +115,7 @@ class Operation:
         "due",
         "has_several",
         "is_abandoned",
+        "last",
         "loop",
         "owner",
         "request",
@@ -139,6 +140,8 @@ class Operation:
         """Whether nobody waits for the responses any more."""
         self.owner = asyncio.current_task(loop) if has_several else None
         """The task that goes through the responses."""
+        self.last: Response | None = None
+        """The last response, once it is here."""
         self.drained: asyncio.Future[None] | None = None
         """For whoever waits until an abandoned one is over."""
         self.loop = loop
@@ -252,7 +255,7 @@ class Responses:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel the operation (C-CANCEL, PS3.7 9.3.2.3) and wait until it is over. Does nothing if it is.
+        """Cancel the operation (C-CANCEL, PS3.7 9.3.2.3) and wait for its last response. Does nothing if it is over.
 
         When the peer does not answer within the DIMSE timeout the association is aborted. Cancellation only ends the
         waiting.
@@ -263,6 +266,7 @@ class Responses:
             if operation.drained is None:
                 operation.drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(operation.drained)
+            self.final = operation.last
 
     def _abandon(self) -> None:
         self._is_over = True

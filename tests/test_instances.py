@@ -2,16 +2,18 @@
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom import Dataset
 from raw_peer import CT, data_set
 
 import asyncdicom
-from asyncdicom import Context, Instance
-from asyncdicom.instances import convert, decode, describe_data_set, encode, new_uid
+from asyncdicom import Context, DataSetError, Instance
+from asyncdicom.instances import convert, decode, decode_data_set, describe_data_set, encode, new_uid
 from asyncdicom.part10 import FileMeta
 from asyncdicom.uids import TRANSFER_SYNTAXES
 
@@ -221,3 +223,20 @@ def test_a_new_uid_is_a_valid_one_and_another_each_time():
     made = [new_uid() for _ in range(100)]
     assert len(set(made)) == 100
     assert all(pydicom.uid.UID(uid).is_valid and uid.startswith("2.25.") and len(uid) <= 44 for uid in made)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+def test_a_data_set_without_meta_comes_back_with_its_wild_cards(syntax):
+    keys = Dataset()
+    with pydicom.config.disable_value_validation():
+        keys.StudyInstanceUID = "1.2.*"
+        keys.InstanceNumber = ""
+        keys.PatientName = "DOE*"
+    decoded = decode_data_set(encode(keys, syntax), syntax)
+    assert (decoded.StudyInstanceUID, decoded.PatientName, decoded.InstanceNumber) == ("1.2.*", "DOE*", None)
+
+
+def test_a_data_set_without_meta_that_inflates_without_end_is_an_error():
+    data = zlib.compress(bytes(1 << 20), wbits=-15)
+    with pytest.raises(DataSetError, match="inflates to more"):
+        decode_data_set(data, "1.2.840.10008.1.2.1.99", 1000)

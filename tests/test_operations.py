@@ -112,13 +112,24 @@ async def test_cancelling_the_task_cancels_the_operation():
         assert (await association.c_echo()).is_success
 
 
-async def test_left_responses_have_no_last_one():
+async def test_responses_that_were_closed_have_the_last_one():
     async with asking(without_end) as association:
         responses = association.c_find(keys(), model=FIND)
         await anext(responses)
         await responses.aclose()
         with pytest.raises(StopAsyncIteration):
             await anext(responses)
+        assert responses.status == Status.CANCEL
+        assert (await responses).status == Status.CANCEL
+
+
+async def test_responses_that_were_left_have_no_last_one():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        task = asyncio.ensure_future(anext(responses))
+        await until(lambda: association._invoker.operations)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         with pytest.raises(RuntimeError, match="left"):
             await responses
 
