@@ -132,7 +132,7 @@ async def _look_up(
     """Show what one identifier matches; returns the final status, None if it was cancelled."""
     shown = results(query, as_json=options.json, hidden=options.hidden or options.quiet)
     count = 0
-    ignored = False
+    ignored = is_cancelled = False
     responses = association.c_find(query, model=model)
     async with aclosing(responses):
         try:
@@ -142,16 +142,16 @@ async def _look_up(
                 if extraction is not None:
                     extraction.add(response.data, response.context.transfer_syntax)
                 _show(response, count, shown)
-                if count == options.cancel:
+                if is_cancelled := count == options.cancel:
                     break
         finally:
             shown.end()
     if ignored:
         log.warning("%s does not match on all of the keys: there may be too many matches", association.called_ae_title)
     if not options.quiet:
-        cancelled = "" if responses.final else ", and then cancelled"
+        cancelled = ", and then cancelled" if is_cancelled else ""
         to_stderr(f"{count} match{'es' if count != 1 else ''}{cancelled}")
-    return responses.status
+    return None if is_cancelled else responses.status
 
 
 def _show(response: Response, number: int, shown: Results) -> None:

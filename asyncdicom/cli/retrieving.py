@@ -158,6 +158,7 @@ async def _go_through(
             count += 1
             shown.update(before + _done(last), _total(before, last), summary.bytes)
             if count == options.cancel:
+                summary.is_cancelled = True
                 break
     _note(summary, responses.final, last, peer)
 
@@ -171,15 +172,14 @@ def _total(before: int, response: Response) -> int | None:
 
 
 def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str) -> None:
-    """Add what a retrieval has come to; ``final`` is None if it was cancelled, and the last counters are known."""
-    counted = final or last
+    """Add what a retrieval has come to; one that was cancelled may have no counters in the end, but has had some."""
+    counted = last if final is None or (final.completed is None and last is not None) else final
     if counted is not None:
         summary.completed += counted.completed or 0
         summary.warning += counted.warning or 0
         summary.failed += counted.failed or 0
         summary.remaining += counted.remaining or 0
     if final is None:
-        summary.is_cancelled = True
         return
     summary.status = final.status
     summary.failed_instances += _failed_instances(final)
@@ -188,7 +188,7 @@ def _note(summary: RetrieveSummary, final: Response | None, last: Response | Non
             summary.fail(
                 Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")
             )
-    else:
+    elif not (summary.is_cancelled and final.status.category is Category.CANCEL):
         summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
 
 

@@ -189,6 +189,7 @@ async def _ask(
     keys = tuple(key.partition("=")[0] for key in options.keys)
     shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden or options.quiet)
     count = 0
+    is_cancelled = False
     async with association.c_find(query, model=SOP_CLASS) as responses:
         try:
             async for response in responses:
@@ -197,14 +198,14 @@ async def _ask(
                     extraction.add(response.data, response.context.transfer_syntax)
                 if item := _item(response):
                     shown.add(item)
-                if count == options.cancel:
+                if is_cancelled := count == options.cancel:
                     break
         finally:
             shown.end()
     if not options.quiet:
-        cancelled = "" if responses.final else ", and then cancelled"
+        cancelled = ", and then cancelled" if is_cancelled else ""
         to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
-    return responses.status
+    return None if is_cancelled else responses.status
 
 
 def _item(response: Response) -> Dataset | None:
