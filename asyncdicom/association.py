@@ -32,10 +32,10 @@ from .instances import Instance, convert, describe_data_set, encode, read_instan
 from .invoker import Invoker
 from .pdu import Abort, check_ae_title
 from .performer import MAX_WAITING_REQUESTS, Performer
-from .presentation import AsyncOperationsWindow
+from .presentation import AsyncOperationsWindow, Result
 from .requests import NO_HANDLERS
 from .transport import Connection
-from .uids import CONTEXTS_FOR, VERIFICATION, name_of
+from .uids import CONTEXTS_FOR, VERIFICATION, name_of, uid_of
 from .upper_layer import Indication, State, UpperLayer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .operations import Response, Responses
-    from .pdu import UserInformation
+    from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
     from .requests import Handlers, Request
@@ -107,6 +107,10 @@ class Association:
         """How many operations this side may have in flight, and how many it performs at once; 0 for any number."""
         self.extended: dict[str, bytes] = {}
         """SOP class extended negotiation: what the acceptor has answered, by SOP class UID (PS3.7 D.3.3.5)."""
+        self._refused: dict[str, int] = {}
+        """Abstract syntaxes that were proposed and not accepted, with the peer's result (PS3.8 Table 9-18)."""
+        self.user_identity: UserIdentity | None = None
+        """Who the requestor says its user is (PS3.7 D.3.3.7), when it says so; checked by ``serve(user_identity=)``."""
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
@@ -213,7 +217,7 @@ class Association:
     ) -> Responses:
         """Query (C-FIND, PS3.7 9.1.2): an asynchronous iterator; each response has a match as its ``data_set``.
 
-        ``model`` is the SOP class UID of the information model. Raises NoAcceptedContext.
+        ``model`` is the SOP class of the information model, by its UID, keyword or name. Raises NoAcceptedContext.
         """
         return self._several(CommandField.C_FIND_RQ, identifier, model, context, priority=priority)
 
@@ -228,8 +232,16 @@ class Association:
         """Retrieve over this association (C-GET, PS3.7 9.1.3): an asynchronous iterator that tells how far it is.
 
         The instances go to the C-STORE handler that :func:`~asyncdicom.connect` was given, on presentation contexts of
-        their SOP classes for which this side proposed the SCP role. Raises NoAcceptedContext.
+        their SOP classes for which this side proposed the SCP role, as
+        :func:`~asyncdicom.services.query_retrieve.retrieval_contexts` does. Raises NoAcceptedContext, also when no such
+        context was accepted.
         """
+        if not any(each.scp for each in self.contexts.values()):
+            self._check_established()
+            raise NoAcceptedContext(
+                "no presentation context was accepted in which this side may take instances; "
+                "connect(contexts=[..., *retrieval_contexts()]) proposes some"
+            )
         return self._several(CommandField.C_GET_RQ, identifier, model, context, priority=priority)
 
     def c_move(
@@ -412,7 +424,8 @@ class Association:
                     return context
         role = " in which this side is the SCP" if scp else ""
         what = name_of(abstract_syntax or sop_class_uid)
-        raise NoAcceptedContext(f"the association has no accepted presentation context for {what}{role}")
+        why = next((f", {_REFUSALS.get(each, each)}" for uid in wanted if (each := self._refused.get(uid))), "")
+        raise NoAcceptedContext(f"the association has no accepted presentation context for {what}{role}{why}")
 
     def _check_established(self) -> None:
         if self._ended is not None:
@@ -459,9 +472,9 @@ class Association:
         abstract_syntax: str | None,
         **elements: object,
     ) -> Responses:
-        return self._invoker.several(
-            self._context_for(model, abstract_syntax), field, identifier, affected_sop_class_uid=model, **elements
-        )
+        sop_class = uid_of(model)
+        context = self._context_for(sop_class, abstract_syntax)
+        return self._invoker.several(context, field, identifier, affected_sop_class_uid=sop_class, **elements)
 
     # Sending
 
@@ -744,6 +757,12 @@ class Association:
 _NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
 _ABORT_PATIENCE = 2.0
 _WRITE_SIZE = 256 * 1024
+_REFUSALS: dict[int, str] = {
+    Result.USER_REJECTION: "the peer has rejected it",
+    Result.NO_REASON: "the peer has rejected it without a reason",
+    Result.ABSTRACT_SYNTAX_NOT_SUPPORTED: "which the peer does not support",
+    Result.TRANSFER_SYNTAXES_NOT_SUPPORTED: "of which the peer supports none of the proposed transfer syntaxes",
+}
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
 _MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
 

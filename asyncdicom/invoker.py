@@ -53,6 +53,8 @@ class Invoker:
         self._queued = 0
         """Bytes of responses that nobody has taken."""
         self._response_data = bytearray()
+        self._stuck: list[asyncio.Future[None]] = []
+        """Of tasks that wait for a place that their own operation has; done when that cannot go on."""
 
     def open_window(self, size: int) -> None:
         """So many operations may be in flight, 0 for any number."""
@@ -128,9 +130,10 @@ class Invoker:
         """Wait for a place in the window, and send a request."""
         association = self._association
         operation = Operation(context, request, association._loop, self._queued_changed, has_several=has_several)
-        if self._places.locked():
-            self._check_own_loop()
-        await self._places.acquire()
+        if self._places.locked() and self._own_loop() is not None:
+            await self._acquire_in_own_loop()
+        else:
+            await self._places.acquire()
         request.message_id = self._next_message_id()
         self.operations[request.message_id] = operation
         writes: int | None = None
@@ -151,16 +154,34 @@ class Invoker:
         self._wait_on(operation)
         return operation
 
-    def _check_own_loop(self) -> None:
-        """A task that goes through responses would wait for itself if it waited for their place in the window."""
+    def _own_loop(self) -> Operation | None:
+        """The operation whose responses the current task is going through."""
         task = asyncio.current_task(self._association._loop)
-        for operation in self.operations.values():
-            if operation.owner is task and not operation.is_abandoned:
-                name = operation.request.message.name[:-3]
-                raise LocalProtocolError(
-                    f"this task is in the midst of a {name} on this association, whose window is full: "
-                    "end it first (aclose), or use another association"
-                )
+        found = (each for each in self.operations.values() if each.owner is task and not each.is_abandoned)
+        return next(found, None)
+
+    async def _acquire_in_own_loop(self) -> None:
+        """Wait for a place that the task's own operation has, until its responses have come: as many as are kept."""
+        loop = self._association._loop
+        stuck: asyncio.Future[None] = loop.create_future()
+        self._stuck.append(stuck)
+        if self._queued >= _MAX_QUEUED:
+            stuck.set_result(None)
+        acquiring = loop.create_task(self._places.acquire())
+        try:
+            await asyncio.wait((stuck, acquiring), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not acquiring.cancel() and not acquiring.cancelled():
+                self._places.release()
+            raise
+        finally:
+            self._stuck.remove(stuck)
+        if not acquiring.done():
+            acquiring.cancel()
+            raise LocalProtocolError(
+                "this task is in the midst of responses on this association, whose window is full, and more are to come "
+                "than are kept: end it first (aclose), or use another association"
+            )
 
     def _cut_short(self, operation: Operation, error: BaseException) -> BaseException:
         """An operation has failed in the midst; returns what to raise: why the association ended says more."""
@@ -210,6 +231,9 @@ class Invoker:
         self._queued += by
         if self._queued >= _MAX_QUEUED:
             self._association.connection.pause_reading("responses")
+            for stuck in self._stuck:
+                if not stuck.done():
+                    stuck.set_result(None)
         elif self._queued < _MAX_QUEUED // 2:
             self._association.connection.resume_reading("responses")
 

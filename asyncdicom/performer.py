@@ -495,6 +495,8 @@ def encoded(data_set: Dataset | bytes | object, context: PresentationContext) ->
         return b""
     if isinstance(data_set, (bytes, bytearray, memoryview)):
         return bytes(data_set)
+    if not hasattr(data_set, "original_encoding"):
+        raise TypeError(f"a data set is a pydicom Dataset or bytes, not {type(data_set).__name__}")
     from .instances import encode  # noqa: PLC0415 - brings pydicom
 
     return encode(data_set, context.transfer_syntax)  # type: ignore[arg-type]

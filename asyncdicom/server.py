@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .retrieve import MoveDestinations
     from .upper_layer import Indicated
 
-    IdentityCheck = Callable[[UserIdentity, Association], Awaitable[bool | bytes | None]]
+    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[bool | bytes | None]]
 
 __all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
 
@@ -270,10 +270,11 @@ class Server:
         association.calling_ae_title = request.calling_ae_title
         association.peer_address = association.connection.peer_address()
         user = request.user_information
+        association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
             self._reject_association(association, rejection)
-        elif user.user_identity is not None and self._check_identity is not None:
+        elif self._check_identity is not None:
             task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
             self._checks.add(task)
             task.add_done_callback(self._checks.discard)
@@ -281,7 +282,7 @@ class Server:
             self._accept_association(association, request, negotiated)
 
     async def _check(
-        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity
+        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity | None
     ) -> None:
         """Ask whether the user is who it says (PS3.7 D.3.3.7), and go on."""
         assert self._check_identity is not None
@@ -298,7 +299,7 @@ class Server:
         else:
             if answer is not False and answer is not None:
                 rejection = None
-                if identity.positive_response_requested:
+                if identity is not None and identity.positive_response_requested:
                     response = b"" if answer is True else bytes(answer)
         if association._ended is not None or association.connection.upper_layer.state is not State.STA3:
             return
@@ -445,9 +446,9 @@ class serve:  # noqa: N801 - it is called like a function
     to requestors that ask for one (PS3.7 D.3.3.3), seen from them: how many of a requestor's requests are handled at
     once, and how many it is asked to do; 0 for any number.
 
-    ``user_identity`` is a coroutine function that is asked about the user identity in an association request (PS3.7
-    D.3.3.7) and the :class:`Association` to be: it returns whether it is accepted, or what to answer to it as bytes.
-    Without it, identities are not looked at; requests without one are not shown to it.
+    ``user_identity`` is a coroutine function that is asked about the user identity in each association request (PS3.7
+    D.3.3.7), None if there is none, and the :class:`Association` to be: it returns whether it is accepted, or what to
+    answer to it as bytes. False, None and an exception reject the association. Without it identities are not looked at.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
     a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU;

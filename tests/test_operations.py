@@ -142,12 +142,32 @@ async def test_closing_what_has_not_begun_sends_nothing():
         assert association.connection.writes == writes
 
 
-async def test_who_waits_for_a_place_in_the_midst_of_its_own_loop_is_told():
+async def test_who_would_wait_for_itself_is_told():
     async with asking(without_end) as association:
         async with association.c_find(keys(), model=FIND) as responses:
             await anext(responses)
-            with pytest.raises(asyncdicom.LocalProtocolError, match="in the midst of a C-FIND"):
+            with pytest.raises(asyncdicom.LocalProtocolError, match="in the midst of responses"):
                 await association.c_echo()
+        assert (await association.c_echo()).is_success
+
+
+async def test_a_request_in_the_midst_of_responses_waits_for_the_last_of_them():
+    async with asking() as association:
+        numbers = []
+        async for response in association.c_find(keys(), model=FIND):
+            numbers.append(response.data_set.StudyID)
+            assert (await association.c_echo()).is_success
+        assert numbers == [str(number) for number in range(10)]
+
+
+async def test_a_request_in_the_midst_of_responses_may_be_cancelled():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        responses._operation = await responses._begin()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await association.c_echo()
+        await responses.aclose()
         assert (await association.c_echo()).is_success
 
 

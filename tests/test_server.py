@@ -523,12 +523,29 @@ async def test_a_requestor_that_goes_away_meanwhile_leaves_nothing():
         assert server.statistics.accepted in (0, 1)
 
 
-async def test_without_identity_nobody_is_asked():
+async def test_who_says_nothing_of_its_user_is_asked_about_too():
     async def check(identity, association):
-        raise AssertionError
+        return identity is not None
 
-    async with serving(user_identity=check) as server, raw_client(server.port) as peer:
-        await peer.associate()
+    assert await asking_as(None, check) == AssociateRJ(1, 1, 1)
+    assert isinstance(await asking_as(UserIdentity.of_user("alice", "secret"), check), AssociateAC)
+
+
+async def test_handlers_know_the_user():
+    seen = []
+
+    async def check(identity, association):
+        return True
+
+    async def store(request):
+        seen.append(request.association.user_identity)
+        return Status.SUCCESS
+
+    identity = UserIdentity.of_user("alice")
+    async with serving(store, user_identity=check) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[CT], user_identity=identity) as association:
+            await association.c_store(asyncdicom.Instance(CT, "1.2.3", "1.2.840.10008.1.2.1", length=2, data=b"ab"))
+    assert seen == [UserIdentity(1, b"alice")]
 
 
 async def test_a_place_is_not_taken_twice_while_identities_are_checked():
