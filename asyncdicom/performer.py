@@ -178,7 +178,11 @@ class Performer:
     def cancel(self, message_id: int | None) -> None:
         """C-CANCEL (PS3.7 9.3.2.3); one that comes too late, or for what cannot be cancelled, has no effect."""
         request = self._requests.get(message_id or 0)
-        if isinstance(request, WholeRequest) and request.command.message.field in _CANCELLABLE:
+        if (
+            isinstance(request, WholeRequest)
+            and request.command.message.field in _CANCELLABLE
+            and not request.is_cancelled  # a release cancels too
+        ):
             request.is_cancelled = True
             if request.stop is not None:
                 request.stop()
@@ -373,15 +377,13 @@ class Performer:
         try:
             match = await anext(matches, _END)
         except asyncio.CancelledError:
-            if not _is_unwanted(request) or self._association._ended is not None or task.uncancel():
+            if not _is_unwanted(request) or task.cancelling() > 1:  # then it is not for the C-CANCEL alone
                 raise
-            return _END
         finally:
             request.stop = None
-        if _is_unwanted(request):  # and the handler would not hear of it
-            task.uncancel()
-            return _END
-        return match
+            if _is_unwanted(request):
+                task.uncancel()  # the task goes on, whatever the handler has made of it
+        return _END if _is_unwanted(request) else match
 
     # Answers
 

@@ -325,6 +325,33 @@ async def test_a_handler_that_swallows_its_cancellation_is_over_all_the_same():
         assert await statuses(peer) == [0xFE00]
 
 
+@pytest.mark.parametrize("again", [cancel(), ReleaseRQ().encode()])
+async def test_what_is_cancelled_may_be_cancelled_again(again):
+    async with peer_of(c_find=forever) as (peer, server):
+        peer.send(find_request())
+        await until(lambda: server.associations[0]._performer._running)
+        peer.send(cancel(), again)
+        assert await statuses(peer) == [0xFE00]
+
+
+async def test_a_handler_that_fails_when_it_is_cancelled_leaves_its_task_uncancelled():
+    async def handler(request):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("lost") from None
+        yield
+
+    async with peer_of(c_find=handler) as (peer, server):
+        for number in range(1, 4):
+            peer.send(find_request(number))
+            await until(lambda: server.associations[0]._performer._running)
+            peer.send(cancel(number))
+            assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+            await until(lambda: not server.associations[0]._performer._running)
+            assert [task.cancelling() for task in server.associations[0]._performer._tasks] == [0]
+
+
 async def test_a_late_cancel_and_a_stranger_have_no_effect():
     async with peer_of(c_find=two) as (peer, _):
         peer.send(cancel(1), find_request(1))
