@@ -334,6 +334,8 @@ class Performer:
                 status, data_set, more = await handler.retrieve(request, report)  # type: ignore[attr-defined]
             else:
                 status, data_set = _as_answer(await _called(handler, request))
+            if status.category is Category.PENDING:
+                raise ValueError(f"the handler ended with {status}, which says that there is more")
             data = encoded(data_set, request.context)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)

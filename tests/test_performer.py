@@ -406,6 +406,16 @@ async def statuses_after_fragment(peer):
     return await statuses(peer)
 
 
+async def test_the_last_response_is_never_a_pending_one(caplog):
+    async def handler(request):
+        yield Status.PENDING
+
+    async with peer_of(c_find=handler) as (peer, _):
+        peer.send(find_request())
+        assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+    assert "says that there is more" in caplog.text
+
+
 async def test_a_find_handler_has_to_be_a_generator(caplog):
     async with peer_of(c_find=succeed) as (peer, _):
         peer.send(find_request())
