@@ -435,7 +435,13 @@ class Performer:
         response = response_to(command, status, has_data_set=bool(data), **status.related, **elements)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("> %s", response)
-        await association._send_message(request.context.id, response, data)
+        try:
+            await association._send_message(request.context.id, response, data)
+        except AssociationError as error:
+            if association._ended is None:
+                _log.warning("= aborting %r: %s", association, error)
+                association._abort_now(error)  # a message that was cut off cannot be taken back
+            raise
         association._last_message = association.connection.now()
 
 

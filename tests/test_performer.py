@@ -9,7 +9,7 @@ from pydicom import Dataset
 from raw_peer import CT, DEADLINE, data_set, pdv, raw_client, store_request
 
 import asyncdicom
-from asyncdicom import Context, Status, StatusError
+from asyncdicom import Context, Status, StatusError, Timeouts
 from asyncdicom.command import Command, CommandField
 from asyncdicom.dimse import encode_command
 from asyncdicom.pdu import Abort, AsyncOperationsWindow, PDataTF, ReleaseRP, ReleaseRQ
@@ -414,6 +414,23 @@ async def test_the_last_response_is_never_a_pending_one(caplog):
         peer.send(find_request())
         assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
     assert "says that there is more" in caplog.text
+
+
+async def test_a_peer_that_takes_no_matches_is_aborted_in_time():
+    ended = asyncio.Event()
+
+    async def handler(request):
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
+        peer.send(find_request())
+        async with asyncio.timeout(DEADLINE):
+            await ended.wait()
+        await until(lambda: not server.associations)
 
 
 async def test_a_find_handler_has_to_be_a_generator(caplog):
