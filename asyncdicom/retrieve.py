@@ -93,8 +93,8 @@ class Retriever:
                     if not request.is_cancelled:
                         await report(**count.elements())
         except AssociationError as error:
-            if request.association._ended is not None:
-                raise
+            if request.association._ended is not None or error not in sending.refusals:
+                raise  # which may be the handler's own, of another association
             _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
             count.give_up()
         finally:

@@ -259,6 +259,17 @@ async def test_a_handler_that_fails_is_a_failure():
     assert receiver.uids == ["1.2.3.1"]
 
 
+async def test_a_handler_whose_own_peer_is_lost_is_a_failure_too():
+    async def handler(request):
+        raise asyncdicom.AssociationLost("the archive behind")
+        yield
+
+    async with getting(handler, Receiver()) as association:
+        assert (await association.c_get(KEYS, model=GET)).status == Status.CANNOT_UNDERSTAND
+    async with moving(handler) as association:
+        assert (await association.c_move(KEYS, "THERE", model=MOVE)).status == Status.CANNOT_UNDERSTAND
+
+
 @pytest.mark.parametrize("service", ["c_get", "c_move"])
 async def test_a_cancel_lets_the_instance_end_that_is_being_sent(service):
     ended = asyncio.Event()
