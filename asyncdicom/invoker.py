@@ -252,7 +252,7 @@ class Invoker:
         """More of the data set of a response."""
         assert self.incoming is not None
         operation, command, context = self.incoming
-        if operation is not None and not operation.is_abandoned:
+        if operation is not None:  # also one that is abandoned: it may be its last response
             for view in received.views:
                 self._response_data += view
             if len(self._response_data) > MAX_RESPONSE_LENGTH:

@@ -346,6 +346,24 @@ async def test_a_cancel_names_the_message_it_cancels():
     assert seen == [(CommandField.C_CANCEL_RQ, True)]
 
 
+async def test_the_last_response_of_what_was_cancelled_has_its_data_set():
+    async def script(peer):
+        await accept(peer)
+        command = await peer.receive_command()
+        await peer.receive()
+        peer.send(answer(command, status=0xFF00))
+        await peer.receive_command()
+        peer.send(answer(command, status=0xFE00, has_data_set=True), pdv(1, 2, b"\x20\0\x10\0SH\2\0AB"))
+        assert isinstance(await peer.receive(), ReleaseRQ)
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port:
+        async with asyncdicom.connect("127.0.0.1", port, contexts=[FIND]) as association:
+            async with association.c_find(keys(), model=FIND) as responses:
+                await anext(responses)
+            assert responses.final.data_set.StudyID == "AB"
+
+
 async def test_the_counters_of_a_move_are_those_of_its_responses():
     def counted(command):
         counters = ("remaining", "completed", "failed", "warning")
