@@ -674,6 +674,9 @@ class Association:
         if not connection.is_reading_paused:
             for operation in self._invoker.operations.values():
                 due = max(operation.due, connection.reading_since + dimse)
+                if operation.request.message.field is CommandField.C_GET_RQ and not operation.is_abandoned:
+                    # It goes on also when its performer does not say so, and while it waits for this side.
+                    due = max(due, (connection.now() if self._performer.is_busy else self._last_message) + dimse)
                 yield due, f"no response to {operation.request.message.name} for {dimse:g} s"
         if self._release_due is not None:
             yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
@@ -700,8 +703,6 @@ class Association:
             self._performer.cancel(command.message_id_being_responded_to)
         else:
             self._performer.request_received(context, command)
-            if self._invoker.operations and command.message.field is CommandField.C_STORE_RQ:
-                self._invoker.suboperation_received()
 
     @property
     def _waits_for_quiet(self) -> bool:

@@ -231,12 +231,6 @@ class Invoker:
         elif operation is not None:
             self._answered(operation, Response(command, context))
 
-    def suboperation_received(self) -> None:
-        """A C-GET goes on, also when its performer does not say so in a response."""
-        for operation in self.operations.values():
-            if operation.request.message.field is CommandField.C_GET_RQ:
-                self._wait_on(operation)
-
     def _operation_meant(self, command: Command) -> Operation | None:
         """What a response with an unknown Message ID answers."""
         # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.

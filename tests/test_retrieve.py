@@ -337,13 +337,14 @@ async def test_an_abort_ends_the_handler_and_the_other_association():
             await ended.wait()
 
 
-async def test_a_get_goes_on_while_its_instances_are_stored_slowly():
+@pytest.mark.parametrize("seconds", [0.1, 0.3])
+async def test_a_get_goes_on_while_its_instances_are_stored_slowly(seconds):
     async def handler(request):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(seconds)
         return 0
 
     contexts = [GET, Context(CT, scu=True)]
     async with asyncdicom.serve("127.0.0.1", 0, c_get=three, contexts=contexts) as server:
-        options = {"contexts": [GET, Context(CT, scp=True)], "timeouts": asyncdicom.Timeouts(dimse=0.25)}
+        options = {"contexts": [GET, Context(CT, scp=True)], "timeouts": asyncdicom.Timeouts(dimse=0.2)}
         async with asyncdicom.connect("127.0.0.1", server.port, c_store=handler, **options) as association:
             assert (await association.c_get(KEYS, model=GET)).completed == 3
