@@ -262,7 +262,8 @@ class Invoker:
             return
         status = response.command.status or 0
         if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
-            self._wait_on(operation)
+            if not operation.is_abandoned:  # else a peer that heeds no C-CANCEL would never have to end
+                self._wait_on(operation)
         else:
             operation.last = response
             self._finish(operation)

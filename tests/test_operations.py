@@ -299,6 +299,24 @@ async def test_a_peer_that_does_not_answer_a_cancel_is_aborted():
         assert not association.is_established
 
 
+async def test_a_peer_that_goes_on_after_a_cancel_is_aborted_in_time():
+    async def script(peer):
+        await accept(peer)
+        command = await peer.receive_command()
+        with contextlib.suppress(ConnectionError):
+            while not peer.reader.at_eof():
+                peer.send(answer(command, status=0xFF00))
+                await peer.writer.drain()
+                await asyncio.sleep(0.01)
+
+    async with raw_server(script) as port, asyncio.timeout(DEADLINE):
+        options = {"contexts": [FIND], "timeouts": Timeouts(dimse=0.2)}
+        async with asyncdicom.connect("127.0.0.1", port, **options) as association:
+            async with association.c_find(keys(), model=FIND) as responses:
+                await anext(responses)
+            assert not association.is_established
+
+
 async def test_a_pending_response_gives_the_peer_more_time():
     times = Timeouts(dimse=0.2)
 
