@@ -355,9 +355,11 @@ class Association:
     async def release(self) -> None:
         """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
 
-        Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
-        timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
+        Those whose responses the calling task has begun to go through are cancelled (C-CANCEL). Does nothing if the
+        association is over already. Raises AssociationTimeout when the peer does not answer within the ACSE timeout;
+        the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
+        self._invoker.abandon_own()
         while (self._invoker.operations or self._performer.is_busy) and not self._performer.is_current():
             if self._silence is None:
                 self._silence = self._loop.create_future()

@@ -202,6 +202,13 @@ class Invoker:
                 encode_command(operation.context.id, cancel, association._fragment_size)
             )
 
+    def abandon_own(self) -> None:
+        """The task that calls goes on with something else: nobody takes the responses it has left in the midst."""
+        task = asyncio.current_task(self._association._loop)
+        for operation in tuple(self.operations.values()):
+            if operation.owner is task:
+                self.abandon(operation)
+
     def _leave(self, operation: Operation) -> None:
         """Nobody waits for the response any more; what comes of it is dropped, and its place is free then."""
         if self.is_in_flight(operation):

@@ -185,6 +185,8 @@ class Operation:
             return response
         if self._error is not None:
             raise self._error.with_traceback(None)
+        if self.is_abandoned and self.last is not None:
+            return self.last
         self._waiter = Wakeup(self.loop)
         return await self._waiter
 

@@ -134,6 +134,21 @@ async def test_responses_that_were_left_have_no_last_one():
             await responses
 
 
+async def much(request):
+    while True:
+        yield b"\x20\0\x10\0SH\2\0AB" * 10_000
+
+
+async def test_a_release_cancels_what_its_task_has_left_in_the_midst():
+    async with asyncio.timeout(DEADLINE), asking(much) as association:
+        responses = association.c_find(keys(), model=FIND)
+        await anext(responses)
+        await until(lambda: association.connection.is_reading_paused)
+        await association.release()
+        assert [each async for each in responses] == []
+        assert responses.status == Status.CANCEL
+
+
 async def test_closing_what_has_not_begun_sends_nothing():
     async with asking() as association:
         writes = association.connection.writes
