@@ -47,6 +47,12 @@ MAX_WAITING_REQUESTS = 1024
 _MAX_DATA_SET = 64 << 20
 """Bytes of a request's data set that are gathered for a handler: an image box of the print service has 20 MB or so."""
 
+_MAX_IDENTIFIER = 256 << 10
+"""Bytes of a query: pydicom takes most of a second to decode what may be in so many, and nobody is served meanwhile."""
+
+_ALWAYS_GATHERED = 64 << 10
+"""Bytes of each data set that do not count for what all may gather together: who asks for little is not refused."""
+
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _END = object()
 
@@ -321,6 +327,18 @@ class Performer:
     async def _answer(self, request: WholeRequest, handler: Handler) -> Status | None:
         """Call a handler that wants the whole request, and answer."""
         request.task = asyncio.current_task(self._loop)
+        try:
+            status, data, more = await self._perform(request, handler)
+            self._answered(request)
+            if self._association._ended is not None or not self._association._may_respond:
+                return None
+            await self._send(request, status, data, **more)
+        finally:
+            self._pool.gather(-request.gathered)
+        return status
+
+    async def _perform(self, request: WholeRequest, handler: Handler) -> tuple[Status, bytes, dict[str, Any]]:
+        """What the last response says: status, data set, and elements of its command."""
         data_set: object = None
         more: dict[str, Any] = {}
         try:
@@ -336,24 +354,28 @@ class Performer:
                 status, data_set = _as_answer(await _called(handler, request))
             if status.category is Category.PENDING:
                 raise ValueError(f"the handler ended with {status}, which says that there is more")
-            data = encoded(data_set, request.context)
+            return status, encoded(data_set, request.context), more
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
-            data = encoded(error.data_set, request.context) if isinstance(error, StatusError) else b""
-        self._answered(request)
-        if self._association._ended is not None or not self._association._may_respond:
-            return None
-        await self._send(request, status, data, **more)
-        return status
+            return status, encoded(error.data_set, request.context) if isinstance(error, StatusError) else b"", {}
 
     async def _gather(self, request: WholeRequest, incoming: IncomingDataSet) -> None:
+        """Have the whole data set; it is refused when it has come, if it is too long or all are together."""
+        field = request.command.message.field
+        limit = _MAX_IDENTIFIER if field in _CANCELLABLE else _MAX_DATA_SET
+        too_long = StatusError(Status(_TOO_LONG[bool(field & 0x0100)], "too long"))
+
+        def admit(size: int) -> None:
+            counts = max(0, size - _ALWAYS_GATHERED)
+            if size > limit or not self._pool.gather(counts - request.gathered):
+                raise too_long
+            request.gathered = counts
+
         try:
-            request.data = await incoming.read(_MAX_DATA_SET)
-        except DataSetError as error:
-            if incoming.received <= _MAX_DATA_SET:
-                raise
+            request.data = await incoming.gather(admit)
+        except StatusError:
             await incoming.drop()
-            raise StatusError(Status(_TOO_LONG[bool(request.command.message.field & 0x0100)], "too long")) from error
+            raise
 
     async def _find(self, request: WholeRequest, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""

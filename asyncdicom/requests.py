@@ -148,12 +148,14 @@ class CStoreRequest(Request):
 class WholeRequest(Request):
     """A request whose handler begins when all of it is here: of all services but C-STORE."""
 
-    __slots__ = ("_data_set", "data", "is_cancelled", "stop", "task")
+    __slots__ = ("_data_set", "data", "gathered", "is_cancelled", "stop", "task")
 
     def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
         super().__init__(association, context, command)
         self.data = b""
         """Its data set, encoded in the context's transfer syntax; empty if there is none."""
+        self.gathered = 0
+        """Bytes of it that count for what all may gather together."""
         self._data_set: Dataset | None = None
         self.is_cancelled = False
         """Whether the peer wants no more of it (C-CANCEL)."""

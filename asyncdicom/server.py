@@ -447,7 +447,10 @@ class serve:  # noqa: N801 - it is called like a function
     ``memory_limit`` is how many bytes of receive memory the handlers of all associations may hold together: views that
     they have not let go, and what has come before they ask for it. Nobody is refused for it: associations whose
     handlers hold some wait with reading, the others go on. What ``read`` and ``decode`` gather is the handler's own,
-    and bounded by their own limits. Raises ValueError for less than 16 MiB, or 2,560 bytes for each association.
+    and bounded by their own limits. The data sets of other requests than C-STORE are gathered before their handlers
+    begin: queries up to 256 KiB, others up to 64 MiB, and all together as much as ``memory_limit`` again; beyond it
+    they are refused, except those of 64 KiB and less. Raises ValueError for less than 16 MiB, or 2,560 bytes for each
+    association.
 
     ``ssl`` is a context, or a function that makes one.
 

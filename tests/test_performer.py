@@ -237,6 +237,60 @@ async def test_a_request_whose_id_is_in_use_is_refused():
         assert (await peer.receive_command()).status == Status.DUPLICATE_INVOCATION
 
 
+# What is gathered for handlers
+
+
+def long_data_set(size):
+    data = b"\x20\0\x10\0OB\0\0" + (size - 12).to_bytes(4, "little") + bytes(size - 12)
+    pieces = [data[start : start + 16378] for start in range(0, size, 16378)]
+    return b"".join(pdv(1, 2 if piece is pieces[-1] else 0, piece) for piece in pieces)
+
+
+def long_set(size, message_id=1):
+    elements = {"requested_sop_class_uid": MPPS, "requested_sop_instance_uid": "1.2.3"}
+    return request(CommandField.N_SET_RQ, message_id, has_data_set=True, **elements) + long_data_set(size)
+
+
+async def test_a_query_that_is_too_long_is_refused():
+    elements = {"affected_sop_class_uid": FIND, "priority": 0, "has_data_set": True}
+    async with peer_of(c_find=two) as (peer, server):
+        for size, status in ((1 << 18, [0xFF00, 0xFF01, 0]), ((1 << 18) + 2, [Status.OUT_OF_RESOURCES])):
+            peer.send(request(CommandField.C_FIND_RQ, size & 0xFF, **elements) + long_data_set(size))
+            found = [await peer.receive_command()]
+            while found[-1].status >= 0xFF00:
+                while isinstance(pdu := await peer.receive(), PDataTF) and not pdu.values[0].is_command:
+                    pass
+                found.append(Command.decode(pdu.values[0].fragment))
+            assert [each.status for each in found] == status
+        assert server._pool.gathered == 0
+
+
+async def test_all_together_gather_no_more_than_the_limit():
+    go_on = asyncio.Event()
+    begun = []
+
+    async def handler(request):
+        begun.append(len(request.data))
+        await go_on.wait()
+        return Status.SUCCESS
+
+    size = 10 << 20
+    async with peer_of([MPPS], n_set=handler, memory_limit=16 << 20, max_associations=10) as (first, server):
+        first.send(long_set(size))
+        await until(lambda: begun)
+        async with raw_client(server.port) as other:
+            await other.associate(MPPS)
+            other.send(long_set(size))
+            assert (await other.receive_command()).status == Status.RESOURCE_LIMITATION
+            other.send(long_set(1 << 16, 2))
+            await until(lambda: len(begun) == 2)
+            go_on.set()
+            assert [(await each.receive_command()).status for each in (first, other)] == [0, 0]
+            other.send(long_set(size, 3))
+            assert (await other.receive_command()).status == 0
+        await until(lambda: server._pool.gathered == server._pool.used == 0)
+
+
 # C-FIND and its cancellation
 
 
