@@ -33,6 +33,9 @@ _log = logging.getLogger("asyncdicom")
 _MAX_QUEUED = 1 << 20
 """Bytes of responses that nobody has taken, from which on nothing is read."""
 
+_MOST_QUEUED = MAX_RESPONSE_LENGTH
+"""The same while somebody waits for the response to another request, which may be behind them."""
+
 _PENDING = 0xFF00
 _UNLIMITED = 0xFFFF
 """Operations in flight: there are no more Message IDs."""
@@ -217,10 +220,14 @@ class Invoker:
 
     def _queued_changed(self, by: int) -> None:
         self._queued += by
-        if self._queued >= _MAX_QUEUED:
-            self._association.connection.pause_reading("responses")
-        elif self._queued < _MAX_QUEUED // 2:
-            self._association.connection.resume_reading("responses")
+        connection = self._association.connection
+        if self._queued < _MAX_QUEUED // 2 or (self._queued < _MOST_QUEUED and self._is_awaited()):
+            connection.resume_reading("responses")
+        elif self._queued >= _MAX_QUEUED:
+            connection.pause_reading("responses")
+
+    def _is_awaited(self) -> bool:
+        return any(operation.is_awaited for operation in self.operations.values())
 
     def response_received(self, context: PresentationContext, command: Command) -> None:
         """A response has begun: its command is here."""

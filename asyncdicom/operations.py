@@ -188,7 +188,13 @@ class Operation:
         if self.is_abandoned and self.last is not None:
             return self.last
         self._waiter = Wakeup(self.loop)
+        self._queued_changed(0)
         return await self._waiter
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for its next response."""
+        return self._waiter is not None and not self._waiter.is_done
 
 
 class Responses:
@@ -199,7 +205,8 @@ class Responses:
 
     Who leaves early, by :meth:`aclose`, at the end of an ``async with`` block, by cancellation, or by dropping the last
     reference, sends C-CANCEL; what is still on the way is dropped when it comes, within the DIMSE timeout, and the
-    association can be used on. Responses that nobody takes are kept, up to 1 MiB, and then nothing is read any more.
+    association can be used on. Responses that nobody takes are kept, up to 1 MiB, and then nothing is read any more;
+    up to 64 MiB while the response to another request is awaited.
     Raises AssociationError when the association ends before the last response.
     """
 

@@ -247,6 +247,26 @@ async def test_no_window_is_proposed_unless_it_is_asked_for():
         pass
 
 
+async def test_with_a_window_matches_that_wait_do_not_stand_in_the_way_of_other_responses():
+    async def much(request):
+        for _ in range(40):
+            yield b"\x20\0\x10\0SH\2\0AB" * 10_000
+
+    contexts = [FIND, "verification"]
+    async with (
+        asyncdicom.serve("127.0.0.1", 0, c_find=much, contexts=contexts, max_operations_invoked=2) as server,
+        asyncdicom.connect("127.0.0.1", server.port, contexts=contexts, max_operations_invoked=2) as association,
+    ):
+        matches = 0
+        async with asyncio.timeout(DEADLINE):
+            async for _ in association.c_find(keys(), model=FIND):
+                if not matches:
+                    await until(lambda: association.connection.is_reading_paused)
+                assert (await association.c_echo()).is_success
+                matches += 1
+        assert matches == 40
+
+
 # What peers answer
 
 
