@@ -673,7 +673,8 @@ class Association:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
         elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
-        if not connection.is_reading_paused:
+        # A response may stand behind requests that wait for a handler, which may wait for just that response.
+        if not connection.is_reading_paused or self._performer.has_waiting:
             for operation in self._invoker.operations.values():
                 due = max(operation.due, connection.reading_since + dimse)
                 if operation.request.message.field is CommandField.C_GET_RQ and not operation.is_abandoned:

@@ -98,6 +98,11 @@ class Performer:
         """Whether requests wait or are performed."""
         return bool(self._running or self._waiting)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there are more requests than may be performed at once."""
+        return bool(self._waiting)
+
     def is_current(self) -> bool:
         """Whether it is one of its tasks that asks."""
         return bool(self._tasks) and asyncio.current_task(self._loop) in self._tasks

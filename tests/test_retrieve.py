@@ -7,11 +7,13 @@ import socket
 import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from raw_peer import CT, DEADLINE
+from raw_peer import CT, DEADLINE, pdv, raw_client, store_request
 
 import asyncdicom
 from asyncdicom import Context, Destination, Status
-from asyncdicom.command import Category
+from asyncdicom.command import Category, CommandField
+from asyncdicom.dimse import encode_command
+from asyncdicom.pdu import RoleSelection
 
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -268,6 +270,19 @@ async def test_a_handler_whose_own_peer_is_lost_is_a_failure_too():
         assert (await association.c_get(KEYS, model=GET)).status == Status.CANNOT_UNDERSTAND
     async with moving(handler) as association:
         assert (await association.c_move(KEYS, "THERE", model=MOVE)).status == Status.CANNOT_UNDERSTAND
+
+
+async def test_who_sends_so_much_that_its_own_answer_is_never_read_is_aborted_in_time():
+    contexts = [GET, Context(CT, scu=True, scp=True)]
+    options = {"c_store": Receiver(), "contexts": contexts, "timeouts": asyncdicom.Timeouts(dimse=0.2)}
+    async with asyncdicom.serve("127.0.0.1", 0, c_get=three, **options) as server, raw_client(server.port) as peer:
+        await peer.associate(GET, CT, roles=(RoleSelection(CT, scu=True, scp=True),))
+        elements = {"affected_sop_class_uid": GET, "message_id": 1, "priority": 0}
+        get = asyncdicom.Command(CommandField.C_GET_RQ, has_data_set=True, **elements)
+        peer.send(encode_command(1, get, 16378), pdv(1, 2, KEYS))
+        await peer.receive_command()
+        peer.send(store_request(2), *(pdv(3, 0, bytes(16000)) for _ in range(200)))
+        await until(lambda: not server.associations)
 
 
 @pytest.mark.parametrize("service", ["c_get", "c_move"])
