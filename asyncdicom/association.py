@@ -508,7 +508,7 @@ class Association:
         head = encode_command(context_id, command, self._fragment_size)
         if data:
             await self._send_pieces(context_id, head, memoryview(data).cast("B"))
-        elif self._upper_layer.state is State.STA6:
+        elif self._upper_layer.state is State.STA6 and self.connection.unread_since is None:
             self.connection.write(head)
         else:
             await self.connection.write_and_drain((head,), self.timeouts.dimse)

@@ -450,7 +450,7 @@ class Performer:
         return association._write_between_messages(data)
 
     async def _send(self, request: Request, status: Status, data: bytes = b"", **elements: Any) -> None:
-        """Answer a request, or say how it goes on; returns when the peer has taken what came before."""
+        """Answer a request, or say how it goes on; waits for a peer that leaves too much unread."""
         association = self._association
         command = request.command
         if isinstance(request, NCreateRequest) and not status.is_failure:

@@ -487,6 +487,20 @@ async def test_a_peer_that_takes_no_matches_is_aborted_in_time():
         await until(lambda: not server.associations)
 
 
+async def test_matches_without_identifier_do_not_pile_up_either():
+    async def handler(request):
+        while True:
+            yield b""
+
+    async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
+        peer.send(find_request())
+        await until(lambda: server.associations[0].connection.unread_since is not None)
+        transport = server.associations[0].connection._transport
+        sizes = []
+        await until(lambda: sizes.append(transport.get_write_buffer_size()) or not server.associations)
+        assert max(sizes) < 300_000
+
+
 async def test_a_find_handler_has_to_be_a_generator(caplog):
     async with peer_of(c_find=succeed) as (peer, _):
         peer.send(find_request())
