@@ -336,11 +336,20 @@ class Handlers(NamedTuple):
         handlers: Mapping[str, Handler | None],
         services: Iterable[tuple[Sequence[Context], Mapping[str, Handler]]] = (),
     ) -> Handlers:
-        """From handlers by name, None for none, and those of services. Raises TypeError for an unknown name."""
-        return cls(
-            _by_field(handlers),
-            {context.abstract_syntax: _by_field(its) for contexts, its in services for context in contexts},
-        )
+        """From handlers by name, None for none, and those of services, which may share contexts.
+
+        Raises TypeError for an unknown name, ValueError for two that would handle the same.
+        """
+        of_services: dict[str, dict[int, Handler]] = {}
+        for contexts, its in services:
+            by_field = _by_field(its)
+            for uid in {context.abstract_syntax for context in contexts}:
+                known = of_services.setdefault(uid, {})
+                if both := known.keys() & by_field.keys():
+                    names = ", ".join(MESSAGES[field].name[:-3] for field in sorted(both))
+                    raise ValueError(f"two services handle {names} on the context {uid}")
+                known |= by_field
+        return cls(_by_field(handlers), of_services)
 
 
 NO_HANDLERS = Handlers()

@@ -155,6 +155,22 @@ async def test_what_lacks_an_element_is_answered_without_a_handler(field, more, 
     assert (await answer_to(normalized(field, **more), **handlers | dict.fromkeys(handlers, succeed))).status == status
 
 
+async def test_services_may_share_a_context_but_not_what_they_handle():
+    class Steps:
+        contexts = (MPPS,)
+        handlers = {"n_create": succeed}  # noqa: RUF012
+
+    class Changes:
+        contexts = (MPPS,)
+        handlers = {"n_set": succeed}  # noqa: RUF012
+
+    services = [Steps(), Changes()]
+    assert (await answer_to(normalized(CommandField.N_CREATE_RQ), services=services)).status == 0
+    assert (await answer_to(normalized(CommandField.N_SET_RQ, data=STUDY_ID), services=services)).status == 0
+    with pytest.raises(ValueError, match="two services handle N-SET"):
+        serving(services=[Changes(), Changes()])
+
+
 def test_an_unknown_handler_is_refused():
     class Wrong:
         contexts = (MPPS,)
