@@ -50,6 +50,9 @@ _MAX_DATA_SET = 64 << 20
 _MAX_IDENTIFIER = 256 << 10
 """Bytes of a query: pydicom takes most of a second to decode what may be in so many, and nobody is served meanwhile."""
 
+_WAITING_COST = 2048
+"""Bytes that a request takes while it waits, beside its data set."""
+
 _ALWAYS_GATHERED = 64 << 10
 """Bytes of each data set that do not count for what all may gather together: who asks for little is not refused."""
 
@@ -126,6 +129,8 @@ class Performer:
                 raise ProtocolError(f"{MAX_WAITING_REQUESTS} requests are waiting, {self.window} at a time may run")
             self._requests[command.message_id] = request
             self._waiting.append((request, handler))
+            if isinstance(request, WholeRequest):  # of a C-STORE the data set is counted
+                self._charge(_WAITING_COST)
         elif command.has_data_set:
             # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read.
             self._refusal = context.id, command, status
@@ -210,6 +215,8 @@ class Performer:
         for request, _ in self._waiting:
             if request.incoming is not None:
                 request.incoming.fail(error)
+            if isinstance(request, WholeRequest):
+                self._charge(-_WAITING_COST)
         self._waiting.clear()
         if self._incoming is not None:
             self._incoming.fail(error)
@@ -240,6 +247,10 @@ class Performer:
             return
         association.connection.resume_reading("data sets")
 
+    def _charge(self, by: int) -> None:
+        self._pool.charge(by)
+        self.held_changed(by)
+
     def _look_at_held(self) -> None:
         """See whether reading may go on."""
         self.held_changed(0)
@@ -268,12 +279,11 @@ class Performer:
             answered = None
             self._running += 1
             try:
-                perform = (
-                    self._answer(request, handler)
-                    if isinstance(request, WholeRequest)
-                    else self._store(request, handler)
-                )
-                answered = await perform
+                if isinstance(request, WholeRequest):
+                    self._charge(-_WAITING_COST)
+                    answered = await self._answer(request, handler)
+                else:
+                    answered = await self._store(request, handler)
             except (asyncio.CancelledError, AssociationError):
                 if association._ended is None:
                     _log.warning("= aborting %r: its handler was cancelled", association)

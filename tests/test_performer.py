@@ -307,6 +307,34 @@ async def test_all_together_gather_no_more_than_the_limit():
         await until(lambda: server._pool.gathered == server._pool.used == 0)
 
 
+async def test_requests_that_wait_count_for_the_memory_too():
+    go_on = asyncio.Event()
+
+    async def slow(request):
+        await go_on.wait()
+        return Status.SUCCESS
+
+    async with peer_of([MPPS], n_get=slow) as (peer, server):
+        peer.send(*(normalized(CommandField.N_GET_RQ, message_id=number) for number in range(1, 800)))
+        await until(lambda: server.associations[0].connection.is_reading_paused)
+        assert server._pool.used >= 1 << 20
+        go_on.set()
+        for _ in range(1, 800):
+            assert (await peer.receive_command()).status == 0
+        assert server._pool.used == 0
+
+
+async def test_the_end_of_the_association_frees_what_waits():
+    async def never(request):
+        await asyncio.Event().wait()
+
+    async with peer_of([MPPS], n_get=never) as (peer, server):
+        peer.send(*(normalized(CommandField.N_GET_RQ, message_id=number) for number in range(1, 100)))
+        await until(lambda: server._pool.used)
+        peer.send(Abort(0, 0))
+        await until(lambda: server._pool.used == 0 and not server.associations)
+
+
 # C-FIND and its cancellation
 
 
@@ -504,9 +532,11 @@ async def test_a_peer_that_takes_no_matches_is_aborted_in_time():
 
 
 async def test_matches_without_identifier_do_not_pile_up_either():
+    long = Status(Status.PENDING, offending_element=(0x00100010,) * 1000)
+
     async def handler(request):
         while True:
-            yield b""
+            yield long, b""
 
     async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
         peer.send(find_request())
