@@ -204,6 +204,21 @@ async def test_a_file_that_is_gone_has_failed(tmp_path):
         assert (final.status, final.completed, final.failed) == (0xB000, 1, 1)
 
 
+async def test_what_is_logged_of_a_failure_tells_of_no_patient(tmp_path, caplog):
+    async def handler(request):
+        yield tmp_path / "Doe^Jane.dcm"
+        yield instance(1)
+        yield instance(2, MR)
+
+    receiver = Receiver({"1.2.3.1": Status(0xA700, "no room for Doe^Jane\nERROR forged")})
+    async with getting(handler, receiver) as association:
+        assert (await association.c_get(KEYS, model=GET)).failed == 3
+    assert caplog.text.count("a sub-operation for 'ASYNCDICOM' failed") == 3
+    assert "FileNotFoundError" in caplog.text
+    assert "A700H" in caplog.text
+    assert "Doe" not in caplog.text
+
+
 async def test_an_unknown_destination_is_refused_before_the_handler_begins():
     begun = []
 
