@@ -232,6 +232,8 @@ class Responses:
     async def __anext__(self) -> Response:
         if self._is_over:
             raise StopAsyncIteration
+        if self._operation is not None and self._operation.is_awaited:
+            raise RuntimeError("another task waits for the next of these responses")
         try:
             if self._operation is None:
                 self._operation = await self._begin()
@@ -271,11 +273,13 @@ class Responses:
         """
         operation = self._operation
         self._abandon()
-        if operation is not None and self._invoker.is_in_flight(operation):
+        if operation is None:
+            return
+        if self._invoker.is_in_flight(operation):
             if operation.drained is None:
                 operation.drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(operation.drained)
-            self.final = operation.last
+        self.final = operation.last
 
     def _abandon(self) -> None:
         self._is_over = True

@@ -149,6 +149,29 @@ async def test_a_release_cancels_what_its_task_has_left_in_the_midst():
         assert responses.status == Status.CANCEL
 
 
+async def test_responses_that_were_over_before_they_were_closed_have_the_last_one():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        task = asyncio.ensure_future(anext(responses))
+        await until(lambda: association._invoker.operations)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not association._invoker.operations)
+        await responses.aclose()
+        assert responses.status == Status.CANCEL
+
+
+async def test_two_tasks_cannot_wait_for_the_same_response():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        task = asyncio.ensure_future(anext(responses, None))
+        await until(lambda: responses._operation and responses._operation.is_awaited)
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(responses)
+        await responses.aclose()
+        assert await task is None
+
+
 async def test_closing_what_has_not_begun_sends_nothing():
     async with asking() as association:
         writes = association.connection.writes
