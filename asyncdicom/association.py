@@ -364,11 +364,12 @@ class Association:
             if self._silence is None:
                 self._silence = self._loop.create_future()
             await asyncio.shield(self._silence)
-        if self._ended is not None or not self._is_established:
-            return
+        async with self._sending:  # of a request that was answered before its end the rest still goes out
+            if self._ended is not None or not self._is_established:
+                return
+            self._request_release()
         try:
             async with asyncio.timeout(_finite(self.timeouts.acse)):
-                self._request_release()
                 await self._wait_closed()
         except TimeoutError:
             await self.abort()
