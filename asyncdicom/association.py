@@ -367,18 +367,21 @@ class Association:
     async def release(self) -> None:
         """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
 
-        Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
-        timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
+        Those whose responses the calling task has begun to go through are cancelled (C-CANCEL). Does nothing if the
+        association is over already. Raises AssociationTimeout when the peer does not answer within the ACSE timeout;
+        the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
+        self._invoker.abandon_own()
         while (self._invoker.operations or self._performer.is_busy) and not self._performer.is_current():
             if self._silence is None:
                 self._silence = self._loop.create_future()
             await asyncio.shield(self._silence)
-        if self._ended is not None or not self._is_established:
-            return
+        async with self._sending:  # of a request that was answered before its end the rest still goes out
+            if self._ended is not None or not self._is_established:
+                return
+            self._request_release()
         try:
             async with asyncio.timeout(_finite(self.timeouts.acse)):
-                self._request_release()
                 await self._wait_closed()
         except TimeoutError:
             await self.abort()
@@ -522,7 +525,7 @@ class Association:
         head = encode_command(context_id, command, self._fragment_size)
         if data:
             await self._send_pieces(context_id, head, memoryview(data).cast("B"))
-        elif self._upper_layer.state is State.STA6:
+        elif self._upper_layer.state is State.STA6 and self.connection.unread_since is None:
             self.connection.write(head)
         else:
             await self.connection.write_and_drain((head,), self.timeouts.dimse)
@@ -687,9 +690,13 @@ class Association:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
         elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
-        if not connection.is_reading_paused:
+        # A response may stand behind requests that wait for a handler, which may wait for just that response.
+        if not connection.is_reading_paused or self._performer.has_waiting:
             for operation in self._invoker.operations.values():
                 due = max(operation.due, connection.reading_since + dimse)
+                if operation.request.message.field is CommandField.C_GET_RQ and not operation.is_abandoned:
+                    # It goes on also when its performer does not say so, and while it waits for this side.
+                    due = max(due, (connection.now() if self._performer.is_busy else self._last_message) + dimse)
                 yield due, f"no response to {operation.request.message.name} for {dimse:g} s"
         if self._release_due is not None:
             yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
@@ -716,8 +723,6 @@ class Association:
             self._performer.cancel(command.message_id_being_responded_to)
         else:
             self._performer.request_received(context, command)
-            if self._invoker.operations and command.message.field is CommandField.C_STORE_RQ:
-                self._invoker.suboperation_received()
 
     @property
     def _waits_for_quiet(self) -> bool:

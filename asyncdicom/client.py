@@ -188,10 +188,14 @@ class connect:  # noqa: N801 - it is called like a function
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._association is not None
-        if error is None:
-            await self._association.release()
-        else:
+        if error is not None:
             await self._association.abort()
+            return
+        try:
+            await self._association.release()
+        except asyncio.CancelledError:
+            self._association._abort_now()  # nobody else would: the release may not have begun
+            raise
 
     async def _connect(self) -> Association:
         loop = asyncio.get_running_loop()

@@ -33,6 +33,9 @@ _log = logging.getLogger("asyncdicom")
 _MAX_QUEUED = 1 << 20
 """Bytes of responses that nobody has taken, from which on nothing is read."""
 
+_MOST_QUEUED = MAX_RESPONSE_LENGTH
+"""The same while somebody waits for the response to another request, which may be behind them."""
+
 _PENDING = 0xFF00
 _UNLIMITED = 0xFFFF
 """Operations in flight: there are no more Message IDs."""
@@ -179,7 +182,7 @@ class Invoker:
         if not acquiring.done():
             acquiring.cancel()
             raise LocalProtocolError(
-                "this task is in the midst of responses on this association, whose window is full, and more are to come "
+                "this task is in the midst of responses on this association, whose window is full; more are to come "
                 "than are kept: end it first (aclose), or use another association"
             )
 
@@ -221,6 +224,13 @@ class Invoker:
                 encode_command(operation.context.id, cancel, association._fragment_size)
             )
 
+    def abandon_own(self) -> None:
+        """The task that calls goes on with something else: nobody takes the responses it has left in the midst."""
+        task = asyncio.current_task(self._association._loop)
+        for operation in tuple(self.operations.values()):
+            if operation.owner is task:
+                self.abandon(operation)
+
     def _leave(self, operation: Operation) -> None:
         """Nobody waits for the response any more; what comes of it is dropped, and its place is free then."""
         if self.is_in_flight(operation):
@@ -229,13 +239,17 @@ class Invoker:
 
     def _queued_changed(self, by: int) -> None:
         self._queued += by
-        if self._queued >= _MAX_QUEUED:
-            self._association.connection.pause_reading("responses")
+        connection = self._association.connection
+        if self._queued < _MAX_QUEUED // 2 or (self._queued < _MOST_QUEUED and self._is_awaited()):
+            connection.resume_reading("responses")
+        elif self._queued >= _MAX_QUEUED:
+            connection.pause_reading("responses")
             for stuck in self._stuck:
                 if not stuck.done():
                     stuck.set_result(None)
-        elif self._queued < _MAX_QUEUED // 2:
-            self._association.connection.resume_reading("responses")
+
+    def _is_awaited(self) -> bool:
+        return any(operation.is_awaited for operation in self.operations.values())
 
     def response_received(self, context: PresentationContext, command: Command) -> None:
         """A response has begun: its command is here."""
@@ -253,12 +267,6 @@ class Invoker:
         elif operation is not None:
             self._answered(operation, Response(command, context))
 
-    def suboperation_received(self) -> None:
-        """A C-GET goes on, also when its performer does not say so in a response."""
-        for operation in self.operations.values():
-            if operation.request.message.field is CommandField.C_GET_RQ:
-                self._wait_on(operation)
-
     def _operation_meant(self, command: Command) -> Operation | None:
         """What a response with an unknown Message ID answers."""
         # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
@@ -274,7 +282,7 @@ class Invoker:
         """More of the data set of a response."""
         assert self.incoming is not None
         operation, command, context = self.incoming
-        if operation is not None and not operation.is_abandoned:
+        if operation is not None:  # also one that is abandoned: it may be its last response
             for view in received.views:
                 self._response_data += view
             if len(self._response_data) > MAX_RESPONSE_LENGTH:
@@ -290,7 +298,8 @@ class Invoker:
             return
         status = response.command.status or 0
         if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
-            self._wait_on(operation)
+            if not operation.is_abandoned:  # else a peer that heeds no C-CANCEL would never have to end
+                self._wait_on(operation)
         else:
             operation.last = response
             self._finish(operation)

@@ -164,7 +164,7 @@ class Sending:
         self._exhausted = False
         """Whether nothing comes into the window any more."""
         self._halted = False
-        self._refusals: list[Exception] = []
+        self.refusals: list[Exception] = []
         """Why associations could not be made."""
         self._may_read = asyncio.Event()
         self._may_send = asyncio.Event()
@@ -207,13 +207,13 @@ class Sending:
                     if task.done():
                         task.result()  # raises what should not have happened
                 if all(task.done() for task in workers):
-                    raise self._refusals[0]
+                    raise self.refusals[0]
                 self._news.clear()
                 await self._news.wait()
             if feeder.done() and not self._halted:
                 feeder.result()  # raises what the iterable has raised
-            if self._refusals:
-                _log.warning("fewer than %d associations: %s", len(workers), self._refusals[0])
+            if self.refusals:
+                _log.warning("fewer than %d associations: %s", len(workers), self.refusals[0])
         finally:
             for task in (feeder, *workers):
                 task.cancel()
@@ -274,7 +274,7 @@ class Sending:
             try:
                 member = await self._pool._take(self._window[0].contexts)
             except Exception as error:  # noqa: BLE001 - raised when nobody is left
-                self._refusals.append(error)
+                self.refusals.append(error)
                 return
             finally:
                 self._connecting -= 1

@@ -138,7 +138,7 @@ class Server:
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
         self._statistics = Statistics()
-        self._checks: set[asyncio.Task[None]] = set()
+        self._checks: dict[Association, asyncio.Task[None]] = {}
         """Of identities of users, while associations wait for them."""
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
@@ -190,7 +190,7 @@ class Server:
         for association in tuple(self._pending):
             if association.connection.upper_layer.state in (State.STA2, State.STA3):
                 association.connection.kill()
-        for task in self._checks:
+        for task in self._checks.values():
             task.cancel()
         try:
             await self._wait_until(lambda: not self._associations, drain)
@@ -276,8 +276,8 @@ class Server:
             self._reject_association(association, rejection)
         elif self._check_identity is not None:
             task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
+            self._checks[association] = task
+            task.add_done_callback(lambda task: self._checked(association, task))
         else:
             self._accept_association(association, request, negotiated)
 
@@ -291,16 +291,17 @@ class Server:
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
                 answer = await self._check_identity(identity, association)
+            if answer is True or isinstance(answer, bytes):
+                rejection = None
+                if identity is not None and identity.positive_response_requested:
+                    response = b"" if answer is True else answer
+            elif answer is not False and answer is not None:
+                raise TypeError(f"the check of a user identity returned {type(answer).__name__}, not a bool or bytes")
         except TimeoutError:
             _log.warning("= the identity of a user of %r was not checked in time", association)
             rejection = AssociateRJ(2, 3, 1)
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
-        else:
-            if answer is not False and answer is not None:
-                rejection = None
-                if identity is not None and identity.positive_response_requested:
-                    response = b"" if answer is True else bytes(answer)
         if association._ended is not None or association.connection.upper_layer.state is not State.STA3:
             return
         if rejection is None and (not self._has_place or self._closing.done()):
@@ -309,6 +310,14 @@ class Server:
             self._reject_association(association, rejection)
         else:
             self._accept_association(association, request, negotiated, response)
+
+    def _checked(self, association: Association, task: asyncio.Task[None]) -> None:
+        """A check is over; one that did not say how it goes on leaves nothing to be done but close."""
+        del self._checks[association]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("= checking the identity of a user of %r failed", association, exc_info=error)
+        if association.connection.upper_layer.state is State.STA3:
+            association.connection.kill()
 
     def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
         self._statistics.rejected += 1
@@ -376,6 +385,8 @@ class Server:
 
     def _ended(self, association: Association) -> None:
         """Only its connection is left, until the peer closes or ARTIM ends: that is no place taken."""
+        if (check := self._checks.get(association)) is not None:
+            check.cancel()
         if association in self._associations:
             self._statistics.aborted += not isinstance(association._ended, AssociationReleased)
             del self._associations[association]
@@ -462,7 +473,10 @@ class serve:  # noqa: N801 - it is called like a function
     ``memory_limit`` is how many bytes of receive memory the handlers of all associations may hold together: views that
     they have not let go, and what has come before they ask for it. Nobody is refused for it: associations whose
     handlers hold some wait with reading, the others go on. What ``read`` and ``decode`` gather is the handler's own,
-    and bounded by their own limits. Raises ValueError for less than 16 MiB, or 2,560 bytes for each association.
+    and bounded by their own limits. The data sets of other requests than C-STORE are gathered before their handlers
+    begin: queries up to 256 KiB, others up to 64 MiB, and all together as much as ``memory_limit`` again; beyond it
+    they are refused, except those of 64 KiB and less. Raises ValueError for less than 16 MiB, or 2,560 bytes for each
+    association.
 
     ``ssl`` is a context, or a function that makes one.
 

@@ -498,6 +498,48 @@ async def test_an_identity_check_that_fails_lets_nobody_in(caplog):
     assert "checking the identity" in caplog.text
 
 
+@pytest.mark.parametrize("answer", ["yes", 5, 0])
+async def test_an_identity_check_that_answers_nonsense_lets_nobody_in(answer, caplog):
+    async def check(identity, association):
+        return answer
+
+    assert await asking_as(UserIdentity(1, b"user", b"", True), check) == AssociateRJ(1, 1, 1)
+    assert "not a bool or bytes" in caplog.text
+
+
+class Unexpected(BaseException):
+    """What nobody catches."""
+
+
+@pytest.mark.parametrize("answer", [b"x" * 70_000, asyncio.CancelledError(), Unexpected()])
+async def test_an_identity_check_that_ends_without_an_answer_closes_the_connection(answer):
+    async def check(identity, association):
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    assert await asking_as(UserIdentity(1, b"user", b"", True), check) is None
+
+
+async def test_an_identity_is_not_checked_any_longer_when_the_requestor_is_gone():
+    ended = asyncio.Event()
+
+    async def check(identity, association):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(user_identity=check) as server, raw_client(server.port) as peer:
+        peer.send(request(user_identity=UserIdentity(1, b"user")))
+        await settle(lambda: server._checks)
+        await asyncio.sleep(0)
+        peer.reset()
+        async with asyncio.timeout(DEADLINE):
+            await ended.wait()
+        await settle(lambda: not server._checks and not server._pending)
+
+
 async def test_an_identity_check_has_its_time():
     async def never(identity, association):
         await asyncio.Event().wait()
