@@ -120,7 +120,7 @@ async def test_steps_are_found(bench):
     uids = [await bench.step("-k", f"WorklistLabel={label}") for label in ("a", "b", "a")]
     options = ("-k", "WorklistLabel=a", "-k", "SOPInstanceUID", "--json")
     code, out, err = await bench.run("find", options=options)
-    assert (code, err) == (0, "2 steps")
+    assert (code, err) == (0, "2 matches")
     assert [json.loads(line)["00080018"]["Value"] for line in out.splitlines()] == [[uids[0]], [uids[2]]]
 
 

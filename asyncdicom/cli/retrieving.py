@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -152,14 +151,15 @@ async def _go_through(
 ) -> None:
     before = _done(summary)
     last = None
-    async with aclosing(responses):
-        count = 0
+    count = 0
+    is_left = False
+    async with responses:
         async for last in responses:
             count += 1
             shown.update(before + _done(last), _total(before, last), summary.bytes)
-            if count == options.cancel:
+            if is_left := count == options.cancel:
                 break
-    _note(summary, responses.final, last, peer)
+    _note(summary, responses.final, last, peer, is_left=is_left)
 
 
 def _done(counted: Response | RetrieveSummary) -> int:
@@ -170,20 +170,20 @@ def _total(before: int, response: Response) -> int | None:
     return None if response.remaining is None else before + _done(response) + response.remaining
 
 
-def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str) -> None:
-    """Add what a retrieval has come to; ``final`` is None if it was cancelled, and the last counters are known."""
+def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str, *, is_left: bool) -> None:
+    """Add what a retrieval has come to, which may have been left before its end: with what is known then."""
     counted = final or last
     if counted is not None:
         summary.completed += counted.completed or 0
         summary.warning += counted.warning or 0
         summary.failed += counted.failed or 0
         summary.remaining += counted.remaining or 0
-    if final is None:
+    if final is not None:
+        summary.status = final.status
+        summary.failed_instances += _failed_instances(final)
+    if final is None or (is_left and final.status.category is Category.CANCEL):
         summary.is_cancelled = True
-        return
-    summary.status = final.status
-    summary.failed_instances += _failed_instances(final)
-    if final.status.category in (Category.SUCCESS, Category.WARNING):
+    elif final.status.category in (Category.SUCCESS, Category.WARNING):
         if final.failed or final.status:  # success with failures has been seen
             summary.fail(
                 Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,6 +24,7 @@ from asyncdicom.services.unified_procedure_step import (
 
 from .console import log, printable, say, to_stderr
 from .exit_codes import ExitCode, ToolError
+from .finding import go_through
 from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
@@ -229,18 +230,8 @@ async def _unsubscribe(peer: Peer, options: UpsOptions, words: list[str]) -> Non
 async def _find(peer: Peer, options: UpsOptions, _words: list[str]) -> None:
     identifier = _attributes(options)
     shown = results(identifier, as_json=options.json, hidden=options.quiet)
-    count = 0
-    async with _client(peer, options) as client, aclosing(client.find(identifier)) as matches:
-        try:
-            async for match in matches:
-                count += 1
-                if match.data_set:
-                    shown.add(match.data_set)
-        finally:
-            shown.end()
-        _check(matches.status)
-    if not options.quiet:
-        to_stderr(f"{count} step{'s' if count != 1 else ''}")
+    async with _client(peer, options) as client:
+        _check(await go_through(client.find(identifier), shown, quiet=options.quiet))
 
 
 async def _watch(peer: Peer, options: UpsOptions, words: list[str]) -> None:
