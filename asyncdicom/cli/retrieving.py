@@ -153,12 +153,16 @@ async def _go_through(
     last = None
     count = 0
     is_left = False
-    async with responses:
-        async for last in responses:
-            count += 1
-            shown.update(before + _done(last), _total(before, last), summary.bytes)
-            if is_left := count == options.cancel:
-                break
+    try:
+        async with responses:
+            async for last in responses:
+                count += 1
+                shown.update(before + _done(last), _total(before, last), summary.bytes)
+                if is_left := count == options.cancel:
+                    break
+    except BaseException:
+        _add(summary, last)
+        raise
     _note(summary, responses.final, last, peer, is_left=is_left)
 
 
@@ -172,12 +176,7 @@ def _total(before: int, response: Response) -> int | None:
 
 def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str, *, is_left: bool) -> None:
     """Add what a retrieval has come to, which may have been left before its end: with what is known then."""
-    counted = final or last
-    if counted is not None:
-        summary.completed += counted.completed or 0
-        summary.warning += counted.warning or 0
-        summary.failed += counted.failed or 0
-        summary.remaining += counted.remaining or 0
+    _add(summary, final or last)
     if final is not None:
         summary.status = final.status
         summary.failed_instances += _failed_instances(final)
@@ -190,6 +189,15 @@ def _note(summary: RetrieveSummary, final: Response | None, last: Response | Non
             )
     else:
         summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
+
+
+def _add(summary: RetrieveSummary, counted: Response | None) -> None:
+    """Add the counters of a response, if there was one."""
+    if counted is not None:
+        summary.completed += counted.completed or 0
+        summary.warning += counted.warning or 0
+        summary.failed += counted.failed or 0
+        summary.remaining += counted.remaining or 0
 
 
 def _failed_instances(final: Response) -> list[str]:
