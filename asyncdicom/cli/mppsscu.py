@@ -230,8 +230,8 @@ def _show(step: PerformedProcedureStep, status: Status, options: StepOptions) ->
             "exit_code": int(code),
         }
         say(json.dumps(outcome))
-    elif status.is_failure:
+    if status.is_failure:
         raise ToolError(code, f"the peer answered {status}")
-    elif not options.quiet:
+    if not (options.json or options.quiet):
         say(f"{step.sop_instance_uid} {step.state}")
     return code
