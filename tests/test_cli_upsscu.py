@@ -165,7 +165,7 @@ async def test_watching_ends_with_a_signal_and_takes_the_subscription_back(bench
 async def test_watching_on_a_port_in_use_says_so(bench):
     code, _, err = await bench.run("watch", options=("--port", bench.peer[1], "-ba", "127.0.0.1"))
     assert code == 64
-    assert f"port {bench.peer[1]} cannot be listened on" in err
+    assert f"cannot listen on 127.0.0.1 port {bench.peer[1]}" in err
 
 
 @pytest.mark.parametrize(

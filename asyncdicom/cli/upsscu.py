@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncdicom.instances import new_uid
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import serve
 from asyncdicom.services.unified_procedure_step import (
     GLOBAL_SUBSCRIPTION,
     MEANINGS,
@@ -29,6 +28,7 @@ from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .results import lines, results
+from .serving import listen
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
 from .syntaxes import PROPOSED_UNCOMPRESSED
 
@@ -56,7 +56,7 @@ class UpsOptions(RequestorOptions):
     receiver: str = ""
     lock: bool = False
     suspend: bool = False
-    listen: int = 11112
+    port: int = 11112
     events: int = 0
     keep: bool = False
     json: bool = False
@@ -108,9 +108,9 @@ TOOL: Final = Tool(
                 flag("--lock", "lock", "have the steps kept until it is unsubscribed"),
                 flag("--suspend", "suspend", "unsubscribe from steps to come only"),
                 value(
-                    "-p --port",
-                    "listen",
-                    "PORT",
+                    "+P --port",
+                    "port",
+                    "NUMBER",
                     "where watch listens; the peer has to know it for this AE title",
                     number(0, 65535),
                 ),
@@ -237,10 +237,7 @@ async def _find(peer: Peer, options: UpsOptions, _words: list[str]) -> None:
 async def _watch(peer: Peer, options: UpsOptions, words: list[str]) -> None:
     events = UpsEvents()
     title = options.receiver or options.aet or peer.calling or _TITLE
-    try:
-        server = await serve(options.bind_address or None, options.listen, ae_title=title, services=[events])
-    except OSError as error:
-        raise ToolError(ExitCode.LISTEN, f"port {options.listen} cannot be listened on: {error.strerror}") from error
+    server = await listen(options, options.port, ae_title=title, services=[events])
     try:
         await _subscribe(peer, options, words)
         if not options.quiet:
