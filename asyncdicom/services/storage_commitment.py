@@ -144,8 +144,9 @@ def read_report(request: NEventReportRequest) -> Commitment:
         str(information.TransactionUID),
         tuple(references(information.get("ReferencedSOPSequence"))),
         tuple(
-            FailedInstance(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID), reason)
+            FailedInstance(*named, reason)
             for item, reason in zip(failed, reasons, strict=True)
+            for named in references([item])
         ),
         str(information.get("RetrieveAETitle") or ""),
     )
