@@ -24,8 +24,8 @@ from asyncdicom.services.unified_procedure_step import (
 from .console import log, printable, say, to_stderr
 from .exit_codes import ExitCode, ToolError
 from .finding import go_through
-from .keys import read_keys, read_query_file
-from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .keys import key, read_keys, read_query_file
+from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .results import lines, results
 from .serving import listen
@@ -83,13 +83,9 @@ TOOL: Final = Tool(
         Group(
             "steps",
             (
-                Option(
-                    ("-k", "--key"),
+                key(
                     "an attribute: ProcedureStepLabel=CT, ScheduledStationNameCodeSequence[0].CodeValue=CT1; for get "
                     "and find without '=' one that is asked for; for subscribe and watch what a step has to match",
-                    "keys",
-                    ("KEY",),
-                    effect=Effect.APPEND,
                 ),
                 value("-f --file", "file", "FILE", "attributes from this DICOM or DICOM JSON file; -k changes them"),
                 value(

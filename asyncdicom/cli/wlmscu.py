@@ -11,8 +11,8 @@ from asyncdicom.services.modality_worklist import SOP_CLASS, worklist_query
 
 from .exit_codes import ExitCode
 from .finding import find
-from .keys import read_keys, read_query_file
-from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .keys import key, read_keys, read_query_file
+from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .query import cancel
 from .receiving import check_folder
@@ -82,16 +82,12 @@ TOOL: Final = Tool(
                 value("--patient-id", "patient_id", "ID", "patient ID"),
                 value("--accession-number", "accession", "NUMBER", "accession number"),
                 value("--procedure-id", "procedure", "ID", "requested procedure ID"),
-                Option(
-                    ("-k", "--key", "--keyword"),
+                key(
                     "a further key: PatientSex=F, 0010,0040=F, ScheduledProcedureStepSequence[0].Modality=CT",
-                    "keys",
-                    ("KEY",),
-                    effect=Effect.APPEND,
                 ),
                 value("-f --query-file", "query_file", "FILE", "take the query from a file (DICOM or DICOM JSON)"),
                 flag("--only-keys", "only_keys", "ask for nothing but what -f and -k name"),
-                cancel("items"),
+                cancel("matches"),
             ),
         ),
         Group(
