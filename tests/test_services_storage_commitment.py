@@ -441,3 +441,10 @@ async def test_closing_gives_up_what_takes_too_long():
         await request_commitment(association, INSTANCES)
         await provider.close(drain=0.0)
         assert cancelled.is_set()
+
+
+async def test_nothing_is_looked_after_once_it_is_closed():
+    provider = CommitmentProvider(all_safe)
+    async with asked(provider) as association:
+        await provider.close()
+        assert (await request_commitment(association, INSTANCES)).status == 0x0213

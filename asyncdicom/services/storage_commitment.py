@@ -23,6 +23,7 @@ from asyncdicom.presentation import Context
 from asyncdicom.retrieve import find_destination
 
 from .references import Reference, reference, reference_item, references
+from .tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -292,6 +293,7 @@ class CommitmentProvider:
         self._backoff = backoff or Backoff()
         self._timeouts = timeouts
         self._limit = limit
+        self._closed = False
         self._tasks: dict[asyncio.Task[None], str] = {}
         """Each with its Transaction UID."""
 
@@ -304,18 +306,12 @@ class CommitmentProvider:
         await self.close(drain=10.0 if error is None else 0.0)
 
     async def close(self, drain: float = 10.0) -> None:
-        """Give what is being looked after ``drain`` seconds to be reported, then give it up.
+        """Give what is being looked after ``drain`` seconds to be reported, then give it up. No more is taken (0213H).
 
         On cancellation everything is given up at once.
         """
-        tasks = tuple(self._tasks)
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=drain)
-        finally:
-            for task in tasks:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._closed = True
+        await end_tasks(self._tasks, drain)
 
     async def _action(self, request: NActionRequest) -> Status:
         """Take a request; what is found is reported later (PS3.4 J.3.2.1.3)."""
@@ -330,8 +326,9 @@ class CommitmentProvider:
             return Status(0x0114, "Referenced SOP Sequence is missing or empty")
         if not all(map(all, instances)):
             return Status(0x0115, "a SOP Class UID or SOP Instance UID is missing")
-        if len(self._tasks) >= self._limit:
-            return Status(0x0213, f"{self._limit} requests are being looked after")
+        if self._closed or len(self._tasks) >= self._limit:
+            why = "no more requests are" if self._closed else f"{self._limit} requests are being"
+            return Status(0x0213, f"{why} looked after")
         transaction = _Transaction(
             str(information.TransactionUID),
             tuple(instances),

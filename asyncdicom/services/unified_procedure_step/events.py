@@ -18,6 +18,7 @@ from asyncdicom.errors import DicomError
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
 from asyncdicom.retrieve import find_destination
+from asyncdicom.services.tasks import end_tasks
 from asyncdicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_EVENT as UPS_EVENT
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
@@ -189,14 +190,7 @@ class EventSender:
     async def close(self, drain: float = 10.0) -> None:
         """Give what waits ``drain`` seconds to be sent, then give it up. On cancellation it is given up at once."""
         self._closed = True
-        tasks = [delivery.finish() for delivery in self._deliveries.values()]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=drain)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([delivery.finish() for delivery in self._deliveries.values()], drain)
 
     async def _deliver(self, delivery: _Delivery) -> None:
         failures = 0
