@@ -16,7 +16,7 @@ from .console import log, say, to_stderr
 from .exit_codes import ExitCode, Failure, ToolError, explain
 from .progress import counting
 from .shared import finish
-from .summary import megabytes
+from .summary import Outcome, megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ __all__ = ["Receiver", "RetrieveSummary", "retrieve"]
 
 
 @dataclass(slots=True)
-class RetrieveSummary:
+class RetrieveSummary(Outcome):
     """What a run of getscu or movescu did; of several retrievals the sums."""
 
     completed: int = 0
@@ -47,24 +47,9 @@ class RetrieveSummary:
     """Sub-operations that were left when it was cancelled."""
     received: int = 0
     """Instances that have come here."""
-    bytes: int = 0
-    """Of their data sets."""
-    seconds: float = 0.0
     is_cancelled: bool = False
     status: Status | None = None
     """Of the last retrieval; None while it has no end."""
-    failure: Failure | None = None
-    """The first of what makes the run a failure."""
-
-    def fail(self, failure: Failure) -> None:
-        """Note a failure; the first one gives the exit code."""
-        if self.failure is None:
-            self.failure = failure
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The tool's."""
-        return self.failure.code if self.failure else ExitCode.OK
 
     def text(self) -> str:
         """In one line."""
