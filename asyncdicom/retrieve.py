@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .command import Category, Status
 from .errors import AssociationError, LocalProtocolError, NoAcceptedContext
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from .sending import Sendable
 
     Report = Callable[..., Awaitable[None]]
-    MoveDestinations = (
-        Mapping[str, "Destination | tuple[str, int]"]
-        | Callable[[CMoveRequest], "Destination | tuple[str, int] | Awaitable[Any] | None"]
-    )
-
-__all__ = ["Destination", "Retriever"]
+__all__ = ["Destination", "MoveDestinations", "Resolve", "Retriever", "find_destination"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -53,6 +48,31 @@ class Destination(NamedTuple):
     options: ConnectOptions = _NO_OPTIONS
     """Of :func:`~asyncdicom.connect`. By default the move destination is the called AE title, and the title by which
     the C-MOVE's requestor called is the calling one."""
+
+
+_Address: TypeAlias = "Destination | tuple[str, int]"
+Resolve: TypeAlias = "Mapping[str, _Address] | Callable[[str], _Address | Awaitable[_Address | None] | None]"
+"""Where the AE of a title is: host and port, or a :class:`Destination`; None, or no entry, if that is not known."""
+MoveDestinations: TypeAlias = (
+    "Mapping[str, _Address] | Callable[[CMoveRequest], _Address | Awaitable[_Address | None] | None]"
+)
+"""The same for the destination of a C-MOVE; functions are called with its request."""
+
+
+async def find_destination(
+    destinations: Mapping[str, Any] | Callable[[Any], Any] | None, ae_title: str, asked: object
+) -> Destination | None:
+    """Where the AE of a title is, None if that is not known.
+
+    A mapping is asked for the title; a function, which may be a coroutine function, is called with ``asked``.
+    """
+    if isinstance(destinations, Mapping):
+        found = destinations.get(ae_title)
+    else:
+        found = destinations(asked) if destinations is not None else None
+        if inspect.isawaitable(found):
+            found = await found
+    return Destination(*found) if found is not None else None
 
 
 class Retriever:
@@ -105,7 +125,7 @@ class Retriever:
         if not isinstance(request, CMoveRequest):
             yield _ThisAssociation(request.association)
             return
-        destination = await self._destination(request)
+        destination = await find_destination(self._destinations, request.destination, request)
         if destination is None:
             yield None
             return
@@ -123,15 +143,6 @@ class Retriever:
             **options,
         ) as pool:
             yield pool
-
-    async def _destination(self, request: CMoveRequest) -> Destination | None:
-        if isinstance(self._destinations, Mapping):
-            found: Any = self._destinations.get(request.destination)
-        else:
-            found = self._destinations(request) if self._destinations is not None else None
-            if inspect.isawaitable(found):
-                found = await found
-        return Destination(*found) if found is not None else None
 
 
 def _store_options(request: CGetRequest) -> StoreOptions:

@@ -103,6 +103,7 @@ async def test_a_signal_ends_it_and_what_came_is_said(archive, tmp_path):
     summary = json.loads(out)
     assert (process.returncode, summary["exit_code"], summary["error"]) == (130, 130, "interrupted")
     assert summary["received"] == 2
+    assert summary["completed"] >= 1
 
 
 async def test_a_failure_status_is_an_exit_code_and_ends_it(tmp_path):

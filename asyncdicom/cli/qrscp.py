@@ -107,6 +107,7 @@ async def _serve(options: QrScpOptions, words: list[str]) -> int:
         server = await listen(
             options,
             port,
+            **options.acceptance,
             services=services,
             move_destinations=peers,
             c_store=archive.store,
