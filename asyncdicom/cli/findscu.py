@@ -14,7 +14,7 @@ from .console import log, to_stderr
 from .exit_codes import ExitCode, ToolError
 from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .peer import parse_peer
-from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, identifiers, sop_class
+from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, final, identifiers, sop_class
 from .receiving import check_folder
 from .results import Extraction, results
 from .shared import LOGGING, LOOP, PEER, TLS, associate, finish, number, run_tool
@@ -146,12 +146,13 @@ async def _look_up(
                     break
         finally:
             shown.end()
+    answer = final(responses, has_cancelled=count == options.cancel)
     if ignored:
         log.warning("%s does not match on all of the keys: there may be too many matches", association.called_ae_title)
     if not options.quiet:
-        cancelled = "" if responses.final else ", and then cancelled"
+        cancelled = "" if answer else ", and then cancelled"
         to_stderr(f"{count} match{'es' if count != 1 else ''}{cancelled}")
-    return responses.status
+    return answer.status if answer else None
 
 
 def _show(response: Response, number: int, shown: Results) -> None:

@@ -16,6 +16,7 @@ from asyncdicom.uids import name_of
 from .console import log, say, to_stderr
 from .exit_codes import ExitCode, Failure, ToolError, explain
 from .progress import counting
+from .query import final
 from .shared import finish
 from .summary import megabytes
 
@@ -152,14 +153,14 @@ async def _go_through(
 ) -> None:
     before = _done(summary)
     last = None
+    count = 0
     async with aclosing(responses):
-        count = 0
         async for last in responses:
             count += 1
             shown.update(before + _done(last), _total(before, last), summary.bytes)
             if count == options.cancel:
                 break
-    _note(summary, responses.final, last, peer)
+    _note(summary, final(responses, has_cancelled=count == options.cancel), last, peer)
 
 
 def _done(counted: Response | RetrieveSummary) -> int:
@@ -170,26 +171,28 @@ def _total(before: int, response: Response) -> int | None:
     return None if response.remaining is None else before + _done(response) + response.remaining
 
 
-def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str) -> None:
-    """Add what a retrieval has come to; ``final`` is None if it was cancelled, and the last counters are known."""
-    counted = final or last
+def _note(summary: RetrieveSummary, answer: Response | None, last: Response | None, peer: str) -> None:
+    """Add what a retrieval has come to; ``answer`` is None if it was cancelled, and the last counters are known."""
+    counted = answer or last
     if counted is not None:
         summary.completed += counted.completed or 0
         summary.warning += counted.warning or 0
         summary.failed += counted.failed or 0
         summary.remaining += counted.remaining or 0
-    if final is None:
+    if answer is None:
         summary.is_cancelled = True
         return
-    summary.status = final.status
-    summary.failed_instances += _failed_instances(final)
-    if final.status.category in (Category.SUCCESS, Category.WARNING):
-        if final.failed or final.status:  # success with failures has been seen
+    summary.status = answer.status
+    summary.failed_instances += _failed_instances(answer)
+    if answer.status.category in (Category.SUCCESS, Category.WARNING):
+        if answer.failed or answer.status:  # success with failures has been seen
             summary.fail(
-                Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")
+                Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {answer.status}, {answer.failed or 0} failed")
             )
     else:
-        summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
+        summary.fail(
+            Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {answer.status}", _HINTS.get(answer.status, ""))
+        )
 
 
 def _failed_instances(final: Response) -> list[str]:

@@ -16,7 +16,7 @@ from .exit_codes import ExitCode, ToolError
 from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
-from .query import cancel
+from .query import cancel, final
 from .receiving import check_folder
 from .results import Extraction, results
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
@@ -201,10 +201,11 @@ async def _ask(
                     break
         finally:
             shown.end()
+    answer = final(responses, has_cancelled=count == options.cancel)
     if not options.quiet:
-        cancelled = "" if responses.final else ", and then cancelled"
+        cancelled = "" if answer else ", and then cancelled"
         to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
-    return responses.status
+    return answer.status if answer else None
 
 
 def _item(response: Response) -> Dataset | None:
