@@ -21,7 +21,7 @@ from .errors import (
     ProtocolError,
     StatusError,
 )
-from .instances import Instance, contexts_for, read_instance, split_by_contexts
+from .instances import Instance, contexts_for, new_uid, read_instance, split_by_contexts
 from .operations import Response, Responses
 from .part10 import FileMeta
 from .pdu import UserIdentity
@@ -45,6 +45,7 @@ from .requests import (
 from .retrieve import Destination
 from .sending import SendResult
 from .server import Server, Statistics, serve, storage_contexts
+from .uids import uid_of
 
 __all__ = [
     "Association",
@@ -100,11 +101,13 @@ __all__ = [
     "__version__",
     "connect",
     "contexts_for",
+    "new_uid",
     "read_instance",
     "send_instances",
     "serve",
     "split_by_contexts",
     "storage_contexts",
+    "uid_of",
 ]
 
 __version__ = "0.1.0"

@@ -275,5 +275,6 @@ class Responses:
 
     def __del__(self) -> None:
         if not self._is_over and self._operation is not None:
+            self._operation.owner = None
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the association with it
                 self._operation.loop.call_soon_threadsafe(self._invoker.abandon, self._operation)

@@ -36,7 +36,13 @@ from .uids import (
     APPLICATION_CONTEXT,
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    PATIENT_ROOT_FIND,
+    PATIENT_ROOT_GET,
+    PATIENT_ROOT_MOVE,
     STORAGE_SOP_CLASSES,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
     VERIFICATION,
 )
 from .upper_layer import State, UpperLayer
@@ -387,6 +393,13 @@ def _titles(titles: str | Collection[str] | None) -> frozenset[str] | None:
     return frozenset(map(check_ae_title, (titles,) if isinstance(titles, str) else titles))
 
 
+_MODELS = {
+    "c_find": (PATIENT_ROOT_FIND, STUDY_ROOT_FIND),
+    "c_get": (PATIENT_ROOT_GET, STUDY_ROOT_GET),
+    "c_move": (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE),
+}
+"""What is accepted for a handler unless contexts are given."""
+
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
 
@@ -437,10 +450,11 @@ class serve:  # noqa: N801 - it is called like a function
     Without it, identities are not looked at; requests without one are not shown to it.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
-    a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU.
-    ``any_storage`` accepts those that are in no registry too, private ones; instead of True it may be the transfer
-    syntaxes to accept for them. The transfer syntax is chosen by the requestor's order unless ``prefer_own_syntax``. A
-    request of which no context can be accepted is accepted all the same unless ``require_context``.
+    a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU;
+    with one for queries or retrieval the patient root and study root models. ``any_storage`` accepts those that are in
+    no registry too, private ones; instead of True it may be the transfer syntaxes to accept for them. The transfer
+    syntax is chosen by the requestor's order unless ``prefer_own_syntax``. A request of which no context can be
+    accepted is accepted all the same unless ``require_context``.
 
     ``max_associations`` counts established ones; more are refused as transient. Lengths are in bytes.
 
@@ -523,6 +537,7 @@ class serve:  # noqa: N801 - it is called like a function
             storage = storage_contexts() if c_store is not None or c_get is not None else ()
             scu, scp = c_get is not None, None if c_store is not None else False
             supported += [Context(VERIFICATION), *(each._replace(scu=scu, scp=scp) for each in storage)]
+            supported += [Context(uid) for name, uids in _MODELS.items() if handlers[name] is not None for uid in uids]
         self._host = host
         self._port = port
         self._ssl = ssl

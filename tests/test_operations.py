@@ -98,6 +98,7 @@ async def test_responses_that_nobody_holds_any_more_are_cancelled():
         async for _ in association.c_find(keys(), model=FIND):
             break
         gc.collect()
+        assert (await association.c_echo()).is_success
         await until(lambda: not association._invoker.operations)
         assert (await association.c_echo()).is_success
 

@@ -194,3 +194,10 @@ def test_the_readmes_forwarder_hands_on_what_it_gets_and_the_answer(tmp_path):
         with running_example("forward", tmp_path, ARCHIVE_PORT=archive) as port:
             assert "C-STORE: 0000H" in run_client(tmp_path, port).stdout
     assert len(list((tmp_path / "received").rglob("*.dcm"))) == 1
+
+
+def test_the_readmes_archive_is_asked_by_the_readmes_query(tmp_path):
+    with running_example("archive", tmp_path) as port:
+        run_client(tmp_path, port)
+        said = run_python(examples()["query"], tmp_path, PORT=port).stdout.splitlines()
+    assert said == ["got CT", "0000H Success (success) completed: 1 failed: 0"]
