@@ -145,8 +145,8 @@ SCENARIOS = (
         **_RETRIEVE,
         mode="move",
         note="to C; asked for by our movescu. Here and in C-GET the clock of our tools runs from the request to the "
-        "last response, and storescu's, which sends the same files, from the first request to the last response; DCMTK is "
-        "dcmqrscp with TCP_NODELAY=1 in its environment, pynetdicom has 20 files",
+        "last response, and that of storescu, which sends the same files, from its first request to its last response; "
+        "DCMTK is dcmqrscp with TCP_NODELAY=1 in its environment, pynetdicom has 20 files",
     ),
     Scenario("C-MOVE of 1,000 objects of 4 KB", **_RETRIEVE, **_RATE, mode="move", size=SMALL, note="to C"),
     Scenario(
