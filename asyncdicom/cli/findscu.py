@@ -146,7 +146,7 @@ async def _look_up(
                     break
         finally:
             shown.end()
-    answer = final(responses, has_cancelled=count == options.cancel)
+    answer = final(responses, has_cancelled=0 < count == options.cancel)
     if ignored:
         log.warning("%s does not match on all of the keys: there may be too many matches", association.called_ae_title)
     if not options.quiet:

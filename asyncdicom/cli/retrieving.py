@@ -160,7 +160,7 @@ async def _go_through(
             shown.update(before + _done(last), _total(before, last), summary.bytes)
             if count == options.cancel:
                 break
-    _note(summary, final(responses, has_cancelled=count == options.cancel), last, peer)
+    _note(summary, final(responses, has_cancelled=0 < count == options.cancel), last, peer)
 
 
 def _done(counted: Response | RetrieveSummary) -> int:

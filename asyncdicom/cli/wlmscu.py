@@ -201,7 +201,7 @@ async def _ask(
                     break
         finally:
             shown.end()
-    answer = final(responses, has_cancelled=count == options.cancel)
+    answer = final(responses, has_cancelled=0 < count == options.cancel)
     if not options.quiet:
         cancelled = "" if answer else ", and then cancelled"
         to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
