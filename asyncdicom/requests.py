@@ -127,12 +127,10 @@ class CStoreRequest(Request):
 
     __slots__ = ()
 
-    incoming: IncomingDataSet
-
     @property
     def data_set(self) -> IncomingDataSet:
         """The data set, to be consumed once."""
-        return self.incoming
+        return self.incoming  # type: ignore[return-value]  # a C-STORE without one has no handler
 
     @property
     def move_originator_ae_title(self) -> str | None:
@@ -310,10 +308,12 @@ class Service(Protocol):
     @property
     def contexts(self) -> Sequence[Context | str]:
         """What is accepted for them."""
+        ...
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """By the name of the DIMSE service: ``c_find``, ``n_create``, ..."""
+        ...
 
 
 _NO_HANDLERS: Mapping[int, Handler] = MappingProxyType({})

@@ -67,6 +67,7 @@ class Member(Protocol):
 
     def has_proposed(self, contexts: Iterable[Context]) -> bool:
         """Whether it has asked for all of these."""
+        ...
 
 
 class Associations(Protocol):
@@ -78,25 +79,32 @@ class Associations(Protocol):
     @property
     def _waiting(self) -> Sized:
         """Others who wait for one."""
+        ...
 
     @property
     def _tries(self) -> int:
         """How often one instance is tried."""
+        ...
 
     def _contexts_for(self, instance: Instance | Dataset) -> tuple[Context, ...]:
         """What an association has to have proposed for an instance."""
+        ...
 
     def _remember(self, contexts: Iterable[Context]) -> None:
         """That these will be needed."""
+        ...
 
     def _delay(self, failures: int) -> float:
         """Seconds to wait after so many failures."""
+        ...
 
     async def _take(self, contexts: Iterable[Context]) -> Member:
         """An association. Raises AssociationError when there is none to be had."""
+        ...
 
     async def _put_back(self, member: Any) -> None:
         """It is not needed any more."""
+        ...
 
 
 class StoreOptions(TypedDict, total=False):

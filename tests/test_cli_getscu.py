@@ -86,7 +86,7 @@ async def test_cancel_ends_it_and_leaves_the_rest(archive, tmp_path):
     archive.hold = 2
     done = await run_beside("getscu", *STUDY, "--cancel", "1", "--json", "-od", tmp_path, *archive.peer)
     summary = json.loads(done.stdout)
-    assert (done.returncode, summary["cancelled"], summary["status"]) == (0, True, None)
+    assert (done.returncode, summary["cancelled"], summary["status"]) == (0, True, "FE00")
     assert archive.was_cancelled.is_set()
 
 

@@ -66,8 +66,8 @@ async def test_a_query_is_cancelled_after_so_many_items():
             yield ENTRIES[0]
 
     async with served(endless) as peer:
-        code, output, errors = await tool("--json", "--cancel", "2", *peer)
-    assert (code, len(output.splitlines()), errors) == (0, 2, "2 items, and then cancelled\n")
+        code, output, _ = await tool("--json", "--cancel", "2", *peer)
+    assert (code, len(output.splitlines())) == (0, 2)
 
 
 async def test_a_query_may_consist_of_keys_alone(tmp_path):

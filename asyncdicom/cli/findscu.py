@@ -14,7 +14,7 @@ from .console import log, to_stderr
 from .exit_codes import ExitCode, ToolError
 from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .peer import parse_peer
-from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, final, identifiers, sop_class
+from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, identifiers, sop_class
 from .receiving import check_folder
 from .results import Extraction, results
 from .shared import LOGGING, LOOP, PEER, TLS, associate, finish, number, run_tool
@@ -132,7 +132,7 @@ async def _look_up(
     """Show what one identifier matches; returns the final status, None if it was cancelled."""
     shown = results(query, as_json=options.json, hidden=options.hidden or options.quiet)
     count = 0
-    ignored = False
+    ignored = is_cancelled = False
     responses = association.c_find(query, model=model)
     async with aclosing(responses):
         try:
@@ -142,17 +142,16 @@ async def _look_up(
                 if extraction is not None:
                     extraction.add(response.data, response.context.transfer_syntax)
                 _show(response, count, shown)
-                if count == options.cancel:
+                if is_cancelled := count == options.cancel:
                     break
         finally:
             shown.end()
-    answer = final(responses, has_cancelled=0 < count == options.cancel)
     if ignored:
         log.warning("%s does not match on all of the keys: there may be too many matches", association.called_ae_title)
     if not options.quiet:
-        cancelled = "" if answer else ", and then cancelled"
+        cancelled = ", and then cancelled" if is_cancelled else ""
         to_stderr(f"{count} match{'es' if count != 1 else ''}{cancelled}")
-    return answer.status if answer else None
+    return None if is_cancelled else responses.status
 
 
 def _show(response: Response, number: int, shown: Results) -> None:

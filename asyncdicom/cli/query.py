@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from asyncdicom.command import Category
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES
 from asyncdicom.uids import (
     MODALITY_WORKLIST_FIND,
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from asyncdicom.operations import Response, Responses
-
-__all__ = ["JSON", "KEYS", "MODELS", "WORKLIST", "QueryOptions", "cancel", "final", "identifiers", "sop_class"]
+__all__ = ["JSON", "KEYS", "MODELS", "WORKLIST", "QueryOptions", "cancel", "identifiers", "sop_class"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +87,6 @@ JSON: Final = flag("--json", "json", "print the summary as a JSON object")
 def cancel(what: str) -> Option:
     """The option that says when to send a C-CANCEL; ``what`` is counted."""
     return value("--cancel", "cancel", "NUMBER", f"cancel after so many {what} (C-CANCEL)", number(1, 1_000_000_000))
-
-
-def final(responses: Responses, *, has_cancelled: bool) -> Response | None:
-    """The last response; None after our C-CANCEL, which it may have outrun, unless it tells of a failure."""
-    last = responses.final
-    if has_cancelled and last is not None and last.status.category is not Category.FAILURE:
-        return None
-    return last
 
 
 def sop_class(options: QueryOptions, service: str) -> str:

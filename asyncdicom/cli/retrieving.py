@@ -16,7 +16,6 @@ from asyncdicom.uids import name_of
 from .console import log, say, to_stderr
 from .exit_codes import ExitCode, Failure, ToolError, explain
 from .progress import counting
-from .query import final
 from .shared import finish
 from .summary import megabytes
 
@@ -153,14 +152,15 @@ async def _go_through(
 ) -> None:
     before = _done(summary)
     last = None
-    count = 0
     async with aclosing(responses):
+        count = 0
         async for last in responses:
             count += 1
             shown.update(before + _done(last), _total(before, last), summary.bytes)
             if count == options.cancel:
+                summary.is_cancelled = True
                 break
-    _note(summary, final(responses, has_cancelled=0 < count == options.cancel), last, peer)
+    _note(summary, responses.final, last, peer)
 
 
 def _done(counted: Response | RetrieveSummary) -> int:
@@ -171,28 +171,25 @@ def _total(before: int, response: Response) -> int | None:
     return None if response.remaining is None else before + _done(response) + response.remaining
 
 
-def _note(summary: RetrieveSummary, answer: Response | None, last: Response | None, peer: str) -> None:
-    """Add what a retrieval has come to; ``answer`` is None if it was cancelled, and the last counters are known."""
-    counted = answer or last
+def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str) -> None:
+    """Add what a retrieval has come to; one that was cancelled may have no counters in the end, but has had some."""
+    counted = last if final is None or (final.completed is None and last is not None) else final
     if counted is not None:
         summary.completed += counted.completed or 0
         summary.warning += counted.warning or 0
         summary.failed += counted.failed or 0
         summary.remaining += counted.remaining or 0
-    if answer is None:
-        summary.is_cancelled = True
+    if final is None:
         return
-    summary.status = answer.status
-    summary.failed_instances += _failed_instances(answer)
-    if answer.status.category in (Category.SUCCESS, Category.WARNING):
-        if answer.failed or answer.status:  # success with failures has been seen
+    summary.status = final.status
+    summary.failed_instances += _failed_instances(final)
+    if final.status.category in (Category.SUCCESS, Category.WARNING):
+        if final.failed or final.status:  # success with failures has been seen
             summary.fail(
-                Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {answer.status}, {answer.failed or 0} failed")
+                Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")
             )
-    else:
-        summary.fail(
-            Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {answer.status}", _HINTS.get(answer.status, ""))
-        )
+    elif not (summary.is_cancelled and final.status.category is Category.CANCEL):
+        summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
 
 
 def _failed_instances(final: Response) -> list[str]:

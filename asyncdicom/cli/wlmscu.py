@@ -16,7 +16,7 @@ from .exit_codes import ExitCode, ToolError
 from .keys import read_keys, read_query_file
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
-from .query import cancel, final
+from .query import cancel
 from .receiving import check_folder
 from .results import Extraction, results
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
@@ -189,6 +189,7 @@ async def _ask(
     keys = tuple(key.partition("=")[0] for key in options.keys)
     shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden or options.quiet)
     count = 0
+    is_cancelled = False
     async with association.c_find(query, model=SOP_CLASS) as responses:
         try:
             async for response in responses:
@@ -197,15 +198,14 @@ async def _ask(
                     extraction.add(response.data, response.context.transfer_syntax)
                 if item := _item(response):
                     shown.add(item)
-                if count == options.cancel:
+                if is_cancelled := count == options.cancel:
                     break
         finally:
             shown.end()
-    answer = final(responses, has_cancelled=0 < count == options.cancel)
     if not options.quiet:
-        cancelled = "" if answer else ", and then cancelled"
+        cancelled = ", and then cancelled" if is_cancelled else ""
         to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
-    return answer.status if answer else None
+    return None if is_cancelled else responses.status
 
 
 def _item(response: Response) -> Dataset | None:
