@@ -469,6 +469,9 @@ class Association:
         """Send one message, and what waits for its end."""
         async with self._sending:
             await send()
+        self._send_deferred()
+
+    def _send_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []
         for data in deferred:
             self._write_message(data)

@@ -134,17 +134,15 @@ class Invoker:
         request.message_id = self._next_message_id()
         self.operations[request.message_id] = operation
         writes: int | None = None
-
-        async def send_in_turn() -> None:
-            nonlocal writes
-            writes = association.connection.writes
-            await send()
-
         try:
             association._check_established()
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("> %s on context %d", request, context.id)
-            await association._send(send_in_turn)
+            async with association._sending:
+                writes = association.connection.writes
+                await send()
+            if association._deferred:
+                association._send_deferred()
         except BaseException as error:
             if writes not in (None, association.connection.writes) or association._ended is not None:
                 raise self._cut_short(operation, error) from None  # a message that was cut off cannot be taken back

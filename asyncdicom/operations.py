@@ -56,6 +56,8 @@ class Response:
         """Failures are values, too."""
         command = self.command
         assert command.status is not None
+        if not command.status and not command.error_comment:
+            return Status.SUCCESS
         return Status(
             command.status,
             command.error_comment or "",
