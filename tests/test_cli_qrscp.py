@@ -202,3 +202,9 @@ def test_what_is_wrong_is_said(tmp_path, words, code, message):
     done = run("qrscp", *words, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
+
+
+def test_the_archive_has_to_be_named(tmp_path):
+    done = run("qrscp", "0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--folder names where the archive is" in done.stderr
