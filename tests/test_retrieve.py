@@ -287,6 +287,21 @@ async def test_a_handler_whose_own_peer_is_lost_is_a_failure_too():
         assert (await association.c_move(KEYS, "THERE", model=MOVE)).status == Status.CANNOT_UNDERSTAND
 
 
+async def test_a_service_that_sends_storage_goes_with_a_handler_that_takes_it():
+    class Retrieval:
+        contexts = (GET, Context(CT, scu=True))
+        handlers = {"c_get": three}  # noqa: RUF012
+
+    stored, fetched = Receiver(), Receiver()
+    async with asyncdicom.serve("127.0.0.1", 0, services=[Retrieval()], c_store=stored) as server:
+        contexts = [GET, Context(CT, scu=True, scp=True)]
+        options = {"contexts": contexts, "c_store": fetched}
+        async with asyncdicom.connect("127.0.0.1", server.port, **options) as association:
+            assert (await association.c_get(KEYS, model=GET)).completed == 3
+            assert (await association.c_store(instance(4))).is_success
+    assert (len(fetched.uids), stored.uids) == (3, ["1.2.3.4"])
+
+
 async def test_who_sends_so_much_that_its_own_answer_is_never_read_is_aborted_in_time():
     contexts = [GET, Context(CT, scu=True, scp=True)]
     options = {"c_store": Receiver(), "contexts": contexts, "timeouts": asyncdicom.Timeouts(dimse=0.2)}
