@@ -219,6 +219,17 @@ async def test_what_is_logged_of_a_failure_tells_of_no_patient(tmp_path, caplog)
     assert "Doe" not in caplog.text
 
 
+@pytest.mark.parametrize("nonsense", [None, 5.5, b"bytes", object()])
+async def test_what_is_no_instance_has_failed(nonsense):
+    async def handler(request):
+        yield nonsense
+        yield instance(1)
+
+    async with getting(handler, Receiver()) as association:
+        final = await association.c_get(KEYS, model=GET)
+        assert (final.status, final.completed, final.failed) == (0xB000, 1, 1)
+
+
 async def test_an_unknown_destination_is_refused_before_the_handler_begins():
     begun = []
 
