@@ -223,6 +223,8 @@ class Invoker:
             association._write_between_messages(
                 encode_command(operation.context.id, cancel, association._fragment_size)
             )
+        else:
+            operation.abandon()  # all is here, and still counts
 
     def abandon_own(self) -> None:
         """The task that calls goes on with something else: nobody takes the responses it has left in the midst."""

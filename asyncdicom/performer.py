@@ -402,6 +402,8 @@ class Performer:
                 status = _as_status(status)
                 if status.category is not Category.PENDING:
                     return status
+                if data_set is None:
+                    raise TypeError("the C-FIND handler yielded None; a match is a data set")
                 await self._send(request, status, encoded(data_set, request.context))
                 await asyncio.sleep(0)  # a handler that never waits must not keep the loop from others, and C-CANCEL
         return Status.CANCEL if request.is_cancelled else Status.SUCCESS

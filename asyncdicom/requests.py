@@ -328,7 +328,7 @@ class Handlers(NamedTuple):
     default: Mapping[int, Handler] = _NO_HANDLERS
     """By command field."""
     of_services: Mapping[str, Mapping[int, Handler]] = MappingProxyType({})
-    """By abstract syntax; for the contexts that belong to a service."""
+    """By abstract syntax; for the contexts that belong to a service, and what it leaves to the others."""
 
     @classmethod
     def of(
@@ -340,6 +340,7 @@ class Handlers(NamedTuple):
 
         Raises TypeError for an unknown name, ValueError for two that would handle the same.
         """
+        default = _by_field(handlers)
         of_services: dict[str, dict[int, Handler]] = {}
         for contexts, its in services:
             by_field = _by_field(its)
@@ -349,7 +350,7 @@ class Handlers(NamedTuple):
                     names = ", ".join(MESSAGES[field].name[:-3] for field in sorted(both))
                     raise ValueError(f"two services handle {names} on the context {uid}")
                 known |= by_field
-        return cls(_by_field(handlers), of_services)
+        return cls(default, {uid: default | its for uid, its in of_services.items()})
 
 
 NO_HANDLERS = Handlers()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 from .errors import AssociationError
-from .instances import Instance, read_instance
+from .instances import Instance, describe_data_set, read_instance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sized
@@ -201,11 +201,11 @@ class Sending:
                     if was_full:
                         self._may_send.set()
                         self._may_read.set()
-                if self._exhausted and not self._window and not self._in_flight:
-                    break
                 for task in workers:
                     if task.done():
                         task.result()  # raises what should not have happened
+                if self._exhausted and not self._window and not self._in_flight:
+                    break
                 if all(task.done() for task in workers):
                     raise self.refusals[0]
                 self._news.clear()
@@ -238,6 +238,8 @@ class Sending:
     def _look_at(self, given: Sendable) -> None:
         try:
             instance = read_instance(given) if isinstance(given, (str, os.PathLike)) else given
+            if not isinstance(instance, Instance):
+                describe_data_set(instance)  # raises if it cannot be sent
             contexts = self._pool._contexts_for(instance)
         except Exception as error:  # noqa: BLE001 - it is the result
             self._add_result(SendResult(given, None, error))

@@ -449,9 +449,9 @@ class serve:  # noqa: N801 - it is called like a function
     C-CANCEL.
 
     ``services`` are objects that bring handlers together with the contexts on which they serve; the other handlers get
-    the rest. ``move_destinations`` says where a C-MOVE's destination is: a mapping of AE titles to (host, port) or
-    :class:`~asyncdicom.retrieve.Destination`, or a function, which may be a coroutine function, from the request to one
-    of these or None. An unknown one is answered with A801H.
+    the rest, also of what comes on those contexts. ``move_destinations`` says where a C-MOVE's destination is: a
+    mapping of AE titles to (host, port) or :class:`~asyncdicom.retrieve.Destination`, or a function, which may be a
+    coroutine function, from the request to one of these or None. An unknown one is answered with A801H.
 
     ``max_operations_invoked`` and ``max_operations_performed`` bound the asynchronous operations window that is granted
     to requestors that ask for one (PS3.7 D.3.3.3), seen from them: how many of a requestor's requests are handled at
@@ -546,13 +546,18 @@ class serve:  # noqa: N801 - it is called like a function
         served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
         supported = [each for its, _ in served for each in its]
         if contexts is not None:
-            supported += as_contexts(contexts)
+            supported += as_contexts(contexts)  # the last one for an abstract syntax counts
         else:
             # Who answers C-GET is the SCU of the storage classes (PS3.7 D.3.3.4).
             storage = storage_contexts() if c_store is not None or c_get is not None else ()
             scu, scp = c_get is not None, None if c_store is not None else False
-            supported += [Context(VERIFICATION), *(each._replace(scu=scu, scp=scp) for each in storage)]
-            supported += [Context(uid) for name, uids in _MODELS.items() if handlers[name] is not None for uid in uids]
+            models = [uid for name, uids in _MODELS.items() if handlers[name] is not None for uid in uids]
+            usual = [
+                Context(VERIFICATION),
+                *(each._replace(scu=scu, scp=scp) for each in storage),
+                *map(Context, models),
+            ]
+            supported[:0] = usual  # what services say of the same counts
         self._host = host
         self._port = port
         self._ssl = ssl

@@ -173,6 +173,23 @@ async def test_two_tasks_cannot_wait_for_the_same_response():
         assert await task is None
 
 
+@pytest.mark.parametrize("closing", [True, False])
+async def test_responses_that_had_all_come_before_they_were_left_do_not_count_for_ever(closing):
+    async with asking() as association:
+        for _ in range(200):
+            responses = association.c_find(keys(), model=FIND)
+            async for _ in responses:
+                async with asyncio.timeout(DEADLINE):
+                    while association._invoker.operations:
+                        await asyncio.sleep(0)
+                break
+            if closing:
+                await responses.aclose()
+            del responses
+        await until(lambda: not association._invoker._queued)
+        assert not association.connection.is_reading_paused
+
+
 async def test_closing_what_has_not_begun_sends_nothing():
     async with asking() as association:
         writes = association.connection.writes

@@ -504,6 +504,16 @@ async def statuses_after_fragment(peer):
     return await statuses(peer)
 
 
+@pytest.mark.parametrize("nonsense", [None, (Status.PENDING, None), "match", (1, 2, 3), 1.5])
+async def test_what_is_no_match_is_a_failure(nonsense):
+    async def handler(request):
+        yield nonsense
+
+    async with peer_of(c_find=handler) as (peer, _):
+        peer.send(find_request())
+        assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+
+
 async def test_the_last_response_is_never_a_pending_one(caplog):
     async def handler(request):
         yield Status.PENDING

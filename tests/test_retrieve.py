@@ -219,6 +219,17 @@ async def test_what_is_logged_of_a_failure_tells_of_no_patient(tmp_path, caplog)
     assert "Doe" not in caplog.text
 
 
+@pytest.mark.parametrize("nonsense", [None, 5.5, b"bytes", object()])
+async def test_what_is_no_instance_has_failed(nonsense):
+    async def handler(request):
+        yield nonsense
+        yield instance(1)
+
+    async with getting(handler, Receiver()) as association:
+        final = await association.c_get(KEYS, model=GET)
+        assert (final.status, final.completed, final.failed) == (0xB000, 1, 1)
+
+
 async def test_an_unknown_destination_is_refused_before_the_handler_begins():
     begun = []
 
@@ -285,6 +296,21 @@ async def test_a_handler_whose_own_peer_is_lost_is_a_failure_too():
         assert (await association.c_get(KEYS, model=GET)).status == Status.CANNOT_UNDERSTAND
     async with moving(handler) as association:
         assert (await association.c_move(KEYS, "THERE", model=MOVE)).status == Status.CANNOT_UNDERSTAND
+
+
+async def test_a_service_that_sends_storage_goes_with_a_handler_that_takes_it():
+    class Retrieval:
+        contexts = (GET, Context(CT, scu=True))
+        handlers = {"c_get": three}  # noqa: RUF012
+
+    stored, fetched = Receiver(), Receiver()
+    async with asyncdicom.serve("127.0.0.1", 0, services=[Retrieval()], c_store=stored) as server:
+        contexts = [GET, Context(CT, scu=True, scp=True)]
+        options = {"contexts": contexts, "c_store": fetched}
+        async with asyncdicom.connect("127.0.0.1", server.port, **options) as association:
+            assert (await association.c_get(KEYS, model=GET)).completed == 3
+            assert (await association.c_store(instance(4))).is_success
+    assert (len(fetched.uids), stored.uids) == (3, ["1.2.3.4"])
 
 
 async def test_who_sends_so_much_that_its_own_answer_is_never_read_is_aborted_in_time():
