@@ -93,7 +93,7 @@ class Association:
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
-        self.connection = Connection(upper_layer, self)
+        self._connection = Connection(upper_layer, self)
         self.timeouts = timeouts
         self.called_ae_title = ""
         self.calling_ae_title = ""
@@ -122,9 +122,9 @@ class Association:
         self._is_established = False
         self._ended: AssociationError | None = None
         self._loop = loop = asyncio.get_running_loop()
-        self.negotiated: asyncio.Future[None] = loop.create_future()
+        self._negotiated: asyncio.Future[None] = loop.create_future()
         """Done when the association is established, or never will be."""
-        self.negotiated.add_done_callback(_retrieve)
+        self._negotiated.add_done_callback(_retrieve)
         self._closed: asyncio.Future[None] = loop.create_future()
         self._sending = asyncio.Lock()
         """Held while a message goes out: messages do not interleave."""
@@ -137,7 +137,7 @@ class Association:
         """For whoever waits until nothing is in flight."""
         self._release_requested = False
         self._release_due: float | None = None
-        self._last_message = self.connection.now()
+        self._last_message = self._connection.now()
 
     def __repr__(self) -> str:
         state = "established" if self.is_established else "over" if self._ended else "being negotiated"
@@ -403,10 +403,10 @@ class Association:
             async with asyncio.timeout(min(self.timeouts.acse, _ABORT_PATIENCE)):
                 await self._wait_closed()
         except TimeoutError:
-            self.connection.kill()
+            self._connection.kill()
             await self._wait_closed()
         except asyncio.CancelledError:
-            self.connection.kill()
+            self._connection.kill()
             raise
 
     async def wait_closed(self) -> AssociationError | None:
@@ -518,23 +518,23 @@ class Association:
     def _write_message(self, data: bytes) -> bool:
         if not self._may_respond:
             return False
-        self.connection.write(data)
+        self._connection.write(data)
         return True
 
     async def _send_data(self, context_id: int, command: Command, data: bytes | memoryview) -> None:
         head = encode_command(context_id, command, self._fragment_size)
         if data:
             await self._send_pieces(context_id, head, memoryview(data).cast("B"))
-        elif self._upper_layer.state is State.STA6 and self.connection.unread_since is None:
-            self.connection.write(head)
+        elif self._upper_layer.state is State.STA6 and self._connection.unread_since is None:
+            self._connection.write(head)
         else:
-            await self.connection.write_and_drain((head,), self.timeouts.dimse)
+            await self._connection.write_and_drain((head,), self.timeouts.dimse)
 
     async def _send_instance(self, context_id: int, command: Command, instance: Instance) -> None:
         head = encode_store(context_id, command, self._fragment_size)
         if instance.path:
             if self._file_sender is None:
-                self._file_sender = FileSender(self.connection, self._fragment_size)
+                self._file_sender = FileSender(self._connection, self._fragment_size)
             await self._file_sender.send(context_id, head, instance, self.timeouts.dimse)
             return
         await self._send_pieces(context_id, head, memoryview(instance.data).cast("B"))
@@ -551,12 +551,12 @@ class Association:
             pieces += (data_head(context_id, len(piece), is_last=is_last), piece)
             gathered += len(piece)
             if is_last or gathered >= _WRITE_SIZE:
-                await self.connection.write_and_drain(pieces, self.timeouts.dimse)
+                await self._connection.write_and_drain(pieces, self.timeouts.dimse)
                 pieces, gathered = [], 0
                 if not is_last:
                     await asyncio.sleep(0)  # a peer that takes all at once must not keep the loop from the others
 
-    def forget_files(self) -> None:
+    def _forget_files(self) -> None:
         """Let go of the memory that sending files takes, and of a file that was upcoming."""
         if self._file_sender is not None:
             self._file_sender.forget()
@@ -571,24 +571,24 @@ class Association:
 
     def _request_release(self) -> None:
         if self._upper_layer.state is State.STA6:
-            self._upper_layer.release(self.connection.now())
-            self.connection.flush()
+            self._upper_layer.release(self._connection.now())
+            self._connection.flush()
 
     def _abort_now(self, error: AssociationError | None = None) -> None:
         if self._ended is None:
             self._end(error or AssociationAborted(0, 0, by_peer=False))
             if self._upper_layer.state in _MAY_ABORT:
-                self._upper_layer.abort(self.connection.now())
-                self.connection.flush()
+                self._upper_layer.abort(self._connection.now())
+                self._connection.flush()
             else:
-                self.connection.kill()
+                self._connection.kill()
 
     async def _wait_closed(self) -> None:
         await asyncio.shield(self._closed)
 
     # What the network brings (ConnectionUser)
 
-    def established(
+    def _established(
         self,
         peer: UserInformation,
         contexts: dict[int, PresentationContext],
@@ -604,12 +604,12 @@ class Association:
         self.contexts.update(contexts)
         self._fragment_size = fragment_size(peer.maximum_length, self._max_send_pdu_length)
         self._is_established = True
-        self._last_message = self.connection.now()
-        self.connection.wake_at(self._last_message + min(self.timeouts.idle, self.timeouts.dimse))
-        if not self.negotiated.done():
-            self.negotiated.set_result(None)
+        self._last_message = self._connection.now()
+        self._connection.wake_at(self._last_message + min(self.timeouts.idle, self.timeouts.dimse))
+        if not self._negotiated.done():
+            self._negotiated.set_result(None)
 
-    def fragments_received(self, fragments: list[Fragment], now: float) -> None:
+    def _fragments_received(self, fragments: list[Fragment], now: float) -> None:
         """P-DATA has come."""
         performer = self._performer
         performer.has_resumed = False
@@ -628,7 +628,7 @@ class Association:
         if performer._waiting:
             performer.start()
 
-    def indicated(self, indicated: Indicated) -> None:
+    def _indicated(self, indicated: Indicated) -> None:
         """The upper layer says how the association goes on, or that it does not."""
         what, about = indicated
         if self._ended is not None:
@@ -640,30 +640,30 @@ class Association:
                 self._abort_now(AssociationAborted(0, 0, by_peer=False, detail="a release in the middle of a message"))
                 return
             self._release_requested = True
-            self._release_due = self.connection.now() + self.timeouts.acse
-            self.connection.wake_at(self._release_due)
+            self._release_due = self._connection.now() + self.timeouts.acse
+            self._connection.wake_at(self._release_due)
             self._performer.cancel_all()
             self._quiet()
         elif what is Indication.RELEASE_COLLISION:
             # PS3.8 9.2.2: the requestor of the association answers first, the acceptor after it was answered.
             if self._upper_layer.state is State.STA9:
-                self._upper_layer.respond_to_release(self.connection.now())
-                self.connection.flush()
+                self._upper_layer.respond_to_release(self._connection.now())
+                self._connection.flush()
         elif what is Indication.RELEASED:
             if self._upper_layer.state is State.STA12:
-                self._upper_layer.respond_to_release(self.connection.now())
-                self.connection.flush()
+                self._upper_layer.respond_to_release(self._connection.now())
+                self._connection.flush()
             self._end(AssociationReleased("the association was released"))
         elif what is Indication.ABORT or what is Indication.PROVIDER_ABORT:
             self._end(_end_error(about))
 
-    def rest_due(self, now: float) -> float | None:
+    def _rest_due(self, now: float) -> float | None:
         """When the rest of a message, or of a PDU, is overdue; None when none has begun."""
         if self._reader.context_id is None and self._upper_layer.is_between_pdus:
             return None
         return now + self.timeouts.dimse
 
-    def handle_timer(self, now: float) -> float | None:
+    def _handle_timer(self, now: float) -> float | None:
         """See which deadline has passed; what is overdue ends the association, and silence releases it."""
         if self._ended is not None or not self._is_established:
             return None
@@ -674,7 +674,7 @@ class Association:
                 self._abort_now(AssociationTimeout(message))
                 return None
             soonest = min(soonest, due)
-        idle = now if self._is_busy() else max(self._last_message, self.connection.last_received)
+        idle = now if self._is_busy() else max(self._last_message, self._connection.last_received)
         if now < idle + self.timeouts.idle:
             return min(soonest, idle + self.timeouts.idle)
         if self._upper_layer.state is State.STA6:
@@ -685,10 +685,10 @@ class Association:
 
     def _deadlines(self) -> Iterator[tuple[float, str]]:
         """By when the peer owes something, and what to say when it comes too late."""
-        dimse, connection = self.timeouts.dimse, self.connection
+        dimse, connection = self.timeouts.dimse, self._connection
         if connection.unread_since is not None:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
-        elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
+        elif not connection.is_reading_paused and (due := self._rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
         # A response may stand behind requests that wait for a handler, which may wait for just that response.
         if not connection.is_reading_paused or self._performer.has_waiting:
@@ -701,7 +701,7 @@ class Association:
         if self._release_due is not None:
             yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         self._end(AssociationLost(f"the connection was lost{f': {error}' if error else ''}"))
         self._performer.when_done(self._close)
@@ -734,9 +734,9 @@ class Association:
             return
         if self._release_requested and self._ended is None:
             self._release_requested = False
-            self._upper_layer.respond_to_release(self.connection.now())
+            self._upper_layer.respond_to_release(self._connection.now())
             self._end(AssociationReleased("the association was released by the peer"))
-            self.connection.flush()
+            self._connection.flush()
         if self._silence is not None and not self._invoker.operations:
             self._silence.set_result(None)
             self._silence = None
@@ -751,11 +751,11 @@ class Association:
         self._ended = error
         if self._on_end is not None:
             self._on_end(self)
-        if not self.negotiated.done():
-            self.negotiated.set_exception(error)
+        if not self._negotiated.done():
+            self._negotiated.set_exception(error)
         self._invoker.end(error)
         self._performer.end(error)
-        self.forget_files()
+        self._forget_files()
         self._quiet()
 
 

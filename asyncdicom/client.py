@@ -216,7 +216,7 @@ class connect:  # noqa: N801 - it is called like a function
         try:
             async with asyncio.timeout(_finite(self._timeouts.connect)):
                 await loop.create_connection(
-                    lambda: association.connection,
+                    lambda: association._connection,
                     self._host,
                     self._port,
                     ssl=self._ssl,
@@ -227,20 +227,20 @@ class connect:  # noqa: N801 - it is called like a function
         except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
             raise NoConnection(f"no connection to {where}: {why}") from error
-        association.peer_address = association.connection.peer_address()
+        association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)
         upper_layer.transport_opened(loop.time(), self._request)
-        association.connection.flush()
+        association._connection.flush()
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
-                await association.negotiated
+                await association._negotiated
         except TimeoutError:
             await association.abort()
             message = f"{where} did not answer the association request within {self._timeouts.acse:g} s"
             raise AssociationTimeout(message) from None
         except asyncio.CancelledError:
             association._abort_now()
-            association.connection.kill()
+            association._connection.kill()
             raise
         except AssociationError:
             await association.abort()  # over already: this waits for the peer to close, not for long
@@ -267,6 +267,6 @@ class connect:  # noqa: N801 - it is called like a function
         association._refused = _refused(self._proposed, answer.presentation_contexts)
         window = agreed_window(self._window, user.async_operations_window)
         try:
-            association.established(user, contexts, window, dict(user.extended))
+            association._established(user, contexts, window, dict(user.extended))
         except LocalProtocolError as error:
             association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))

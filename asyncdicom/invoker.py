@@ -69,7 +69,7 @@ class Invoker:
         for operation in operations.values():
             operation.fail(error)
             self._places.release()
-        self._association.connection.resume_reading("responses")
+        self._association._connection.resume_reading("responses")
 
     def _next_message_id(self) -> int:
         while True:
@@ -145,12 +145,12 @@ class Invoker:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("> %s on context %d", request, context.id)
             async with association._sending:
-                writes = association.connection.writes
+                writes = association._connection.writes
                 await send()
             if association._deferred:
                 association._send_deferred()
         except BaseException as error:
-            if writes not in (None, association.connection.writes) or association._ended is not None:
+            if writes not in (None, association._connection.writes) or association._ended is not None:
                 raise self._cut_short(operation, error) from None  # a message that was cut off cannot be taken back
             self._finish(operation)
             raise
@@ -206,8 +206,8 @@ class Invoker:
     def _wait_on(self, operation: Operation) -> None:
         """The next response has to come within the DIMSE timeout."""
         association = self._association
-        operation.due = association.connection.now() + association.timeouts.dimse
-        association.connection.wake_at(operation.due)
+        operation.due = association._connection.now() + association.timeouts.dimse
+        association._connection.wake_at(operation.due)
 
     def is_in_flight(self, operation: Operation) -> bool:
         """Whether its last response has not come yet."""
@@ -241,7 +241,7 @@ class Invoker:
 
     def _queued_changed(self, by: int) -> None:
         self._queued += by
-        connection = self._association.connection
+        connection = self._association._connection
         if self._queued < _MAX_QUEUED // 2 or (self._queued < _MOST_QUEUED and self._is_awaited()):
             connection.resume_reading("responses")
         elif self._queued >= _MAX_QUEUED:

@@ -221,7 +221,7 @@ class Performer:
         if self._incoming is not None:
             self._incoming.fail(error)
         self._pool.holds_nothing(self._look_at_held)
-        self._association.connection.resume_reading("data sets")
+        self._association._connection.resume_reading("data sets")
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Have a function called when no task is left, which may be now: a handler is given time to clean up."""
@@ -243,9 +243,9 @@ class Performer:
         elif self._held >= MAX_HELD * self.window or not self._pool.may_read(
             self._look_at_held, needs_more=self._incoming is not None and self._incoming.needs_more
         ):
-            association.connection.pause_reading("data sets")
+            association._connection.pause_reading("data sets")
             return
-        association.connection.resume_reading("data sets")
+        association._connection.resume_reading("data sets")
 
     def _charge(self, by: int) -> None:
         self._pool.charge(by)
@@ -336,7 +336,7 @@ class Performer:
         self._answered(request)
         if association._ended is not None or not self.respond(request.context.id, request.command, status):
             return None
-        association._last_message = association.connection.now()
+        association._last_message = association._connection.now()
         return status
 
     async def _answer(self, request: WholeRequest, handler: Handler) -> Status | None:
@@ -481,7 +481,7 @@ class Performer:
                 _log.warning("= aborting %r: %s", association, error)
                 association._abort_now(error)  # a message that was cut off cannot be taken back
             raise
-        association._last_message = association.connection.now()
+        association._last_message = association._connection.now()
 
 
 _CANCELLABLE = frozenset((CommandField.C_FIND_RQ, CommandField.C_GET_RQ, CommandField.C_MOVE_RQ))

@@ -228,12 +228,12 @@ class AssociationPool:
         failures = 0
         while True:
             async with self.acquire(contexts, timeout=timeout) as association:
-                writes = association.connection.writes
+                writes = association._connection.writes
                 try:
                     return await association.c_store(instance, priority=priority, decompress=decompress)
                 except AssociationError:
                     failures += 1
-                    if (association.connection.writes != writes and not resend) or failures >= self._tries:
+                    if (association._connection.writes != writes and not resend) or failures >= self._tries:
                         raise
             await asyncio.sleep(self._backoff.delay(failures))
 
@@ -269,7 +269,7 @@ class AssociationPool:
                 await asyncio.gather(*(member.association.abort() for member in self._in_use))
         except asyncio.CancelledError:
             for member in (*self._idle, *self._in_use):
-                member.association.connection.kill()
+                member.association._connection.kill()
             raise
 
     async def terminate(self) -> None:
@@ -338,11 +338,11 @@ class AssociationPool:
             elif self._closed:
                 await _let_go(association)
             else:
-                association.forget_files()
+                association._forget_files()
                 association._invoker.abandon_own()
-                member.idle_since = association.connection.now()
+                member.idle_since = association._connection.now()
                 association.timeouts = self._idle_timeouts  # idle for too long, it releases itself
-                association.connection.wake_at(member.idle_since + self._idle_timeouts.idle)
+                association._connection.wake_at(member.idle_since + self._idle_timeouts.idle)
                 self._idle.append(member)
         finally:
             self._in_use.discard(member)
@@ -379,7 +379,7 @@ class AssociationPool:
         self._idle = [member for member in self._idle if member.association.is_established]
         while member := next((each for each in reversed(self._idle) if each.has_proposed(contexts)), None):
             self._idle.remove(member)
-            recent = member.idle_since + self._check_after > member.association.connection.now()
+            recent = member.idle_since + self._check_after > member.association._connection.now()
             if member.association.is_established and (recent or await self._check(member)):
                 member.association.timeouts = self._timeouts
                 return member
@@ -395,10 +395,10 @@ class AssociationPool:
             return True
         except (AssociationError, TimeoutError):
             _log.info("= %r did not answer a C-ECHO, and is not used again", association)
-            association.connection.kill()
+            association._connection.kill()
             return False
         except BaseException:
-            association.connection.kill()
+            association._connection.kill()
             raise
         return association.is_established
 
@@ -466,7 +466,7 @@ async def _let_go(association: Association) -> None:
     except AssociationError as error:
         _log.warning("the association did not end in the ordinary way: %s", error)
     except asyncio.CancelledError:
-        association.connection.kill()
+        association._connection.kill()
         raise
 
 

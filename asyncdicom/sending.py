@@ -318,14 +318,14 @@ class Sending:
 
     async def _send(self, entry: _Entry, association: Association) -> SendResult | None:
         """Send an instance; returns None when it is to be tried again."""
-        writes = association.connection.writes
+        writes = association._connection.writes
         # With several associations it is not known which one will take what is next.
         following = self._window[0].instance if self._window and self._pool._max == 1 else None
         upcoming = following if isinstance(following, Instance) else None
         try:
             status = await association.c_store(entry.instance, upcoming=upcoming, **self._options)
         except AssociationError as error:
-            sent = association.connection.writes != writes
+            sent = association._connection.writes != writes
             entry.tries += 1
             if (not sent or self._resend) and entry.tries < self._pool._tries and not self._halted:
                 return None

@@ -188,8 +188,8 @@ class Server:
         if not self._closing.done():
             self._closing.set_result(None)
         for association in tuple(self._pending):
-            if association.connection.upper_layer.state in (State.STA2, State.STA3):
-                association.connection.kill()
+            if association._connection.upper_layer.state in (State.STA2, State.STA3):
+                association._connection.kill()
         for task in self._checks.values():
             task.cancel()
         try:
@@ -199,7 +199,7 @@ class Server:
             await self._wait_until(lambda: not self._pending, _ABORT_TIME)
         finally:
             for association in (*self._pending, *self._associations):
-                association.connection.kill()
+                association._connection.kill()
         await self._wait_until(lambda: not self._pending, _ABORT_TIME)
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
@@ -242,10 +242,10 @@ class Server:
             oldest = next(iter(self._pending))
             _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
             del self._pending[oldest]
-            oldest.connection.kill()
+            oldest._connection.kill()
         upper_layer.transport_opened(asyncio.get_running_loop().time())
-        association.connection.wake_at(upper_layer.deadline or 0.0)
-        return association.connection
+        association._connection.wake_at(upper_layer.deadline or 0.0)
+        return association._connection
 
     @property
     def _has_place(self) -> bool:
@@ -263,12 +263,12 @@ class Server:
         """A-ASSOCIATE indication: accept or reject, there and then."""
         request = indicated.about
         assert isinstance(request, AssociateRQ)
-        if association.connection.upper_layer.state is not State.STA3:
+        if association._connection.upper_layer.state is not State.STA3:
             return  # what came behind the request has ended it already
         _log.debug("< %s", request)
         association.called_ae_title = request.called_ae_title
         association.calling_ae_title = request.calling_ae_title
-        association.peer_address = association.connection.peer_address()
+        association.peer_address = association._connection.peer_address()
         user = request.user_information
         association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
@@ -302,7 +302,7 @@ class Server:
             rejection = AssociateRJ(2, 3, 1)
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
-        if association._ended is not None or association.connection.upper_layer.state is not State.STA3:
+        if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
         if rejection is None and (not self._has_place or self._closing.done()):
             rejection = AssociateRJ(2, 3, 2)
@@ -316,15 +316,15 @@ class Server:
         del self._checks[association]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("= checking the identity of a user of %r failed", association, exc_info=error)
-        if association.connection.upper_layer.state is State.STA3:
-            association.connection.kill()
+        if association._connection.upper_layer.state is State.STA3:
+            association._connection.kill()
 
     def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
         _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
-        association.connection.upper_layer.reject(rejection, association.connection.now())
-        association.connection.flush()
+        association._connection.upper_layer.reject(rejection, association._connection.now())
+        association._connection.flush()
 
     def _accept_association(
         self,
@@ -349,17 +349,17 @@ class Server:
             echo=request.echo,
         )
         _log.debug("> %s", answer)
-        association.connection.upper_layer.accept(answer, association.connection.now())
+        association._connection.upper_layer.accept(answer, association._connection.now())
         self._pending.pop(association, None)
         self._associations[association] = None
         self._statistics.accepted += 1
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
-            association.established(user, negotiated.contexts, own_window, dict(negotiated.extended))
+            association._established(user, negotiated.contexts, own_window, dict(negotiated.extended))
         except LocalProtocolError as error:
             association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))
         _log.debug("= established: %r", association)
-        association.connection.flush()
+        association._connection.flush()
 
     def _refuse(self, request: AssociateRQ, *, accepted: bool) -> AssociateRJ | None:
         """The service user's judgement of a request (PS3.8 Table 9-21)."""

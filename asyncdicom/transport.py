@@ -62,19 +62,19 @@ def set_options(sock: Any) -> None:
 class ConnectionUser(Protocol):
     """Whoever uses a connection: an association."""
 
-    def fragments_received(self, fragments: list[Fragment], now: float) -> None:
+    def _fragments_received(self, fragments: list[Fragment], now: float) -> None:
         """P-DATA has come. Raises ProtocolError if it cannot be."""
 
-    def indicated(self, indicated: Indicated) -> None:
+    def _indicated(self, indicated: Indicated) -> None:
         """The upper layer has something to say."""
 
-    def rest_due(self, now: float) -> float | None:
+    def _rest_due(self, now: float) -> float | None:
         """When the rest of what the peer has begun is overdue; None when nothing has begun."""
 
-    def handle_timer(self, now: float) -> float | None:
+    def _handle_timer(self, now: float) -> float | None:
         """See what is overdue; returns when to look again, at the latest."""
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _connection_lost(self, error: Exception | None) -> None:
         """The connection is gone; the last call there is."""
 
 
@@ -140,7 +140,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.flush()
             if fragments:
                 self._deliver(fragments)
-            due = self._user.rest_due(now)
+            due = self._user._rest_due(now)
             if due is not None:
                 self._await_rest(due, nbytes)
         except Exception:  # noqa: BLE001 - logged
@@ -170,9 +170,9 @@ class Connection(asyncio.BufferedProtocol):
         self.upper_layer.transport_closed(self._loop.time())
         for indicated in self.upper_layer.indications():
             if not isinstance(indicated.about, list):
-                self._user.indicated(indicated)
+                self._user._indicated(indicated)
         self._wake_writer()
-        self._user.connection_lost(exc)
+        self._user._connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The transport holds bytes that the peer has not taken."""
@@ -230,7 +230,7 @@ class Connection(asyncio.BufferedProtocol):
             if isinstance(indicated.about, list):
                 self._deliver(indicated.about)
             else:
-                self._user.indicated(indicated)
+                self._user._indicated(indicated)
         if upper_layer.deadline is not None:
             self.wake_at(upper_layer.deadline)
         if upper_layer.close_expected:
@@ -246,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
             self.pause_reading("unread responses")
             if self.unread_since is None:
                 self.unread_since = self._loop.time()
-                self.wake_at(self._user.handle_timer(self.unread_since) or 0.0)
+                self.wake_at(self._user._handle_timer(self.unread_since) or 0.0)
 
     async def write_and_drain(self, buffers: Sequence[memoryview | bytes], timeout: float) -> None:
         """Send buffers, none of them empty, and wait until the transport holds none of them any more.
@@ -323,7 +323,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _deliver(self, fragments: list[Fragment]) -> None:
         try:
-            self._user.fragments_received(fragments, self.last_received)
+            self._user._fragments_received(fragments, self.last_received)
         except ProtocolError as error:
             self.upper_layer.protocol_error(error, self.last_received)
         if self.upper_layer.has_news:
@@ -345,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
             self.upper_layer.handle_timer(now)
             self.kill()
             return
-        when = self._user.handle_timer(now)
+        when = self._user._handle_timer(now)
         if when is not None:
             self.wake_at(when)
         self.flush()

@@ -730,7 +730,7 @@ async def test_a_peer_that_reads_no_responses_is_aborted_although_it_owes_the_re
         peer.writer.transport.pause_reading()
         async with asyncio.timeout(DEADLINE):
             while server.associations:
-                if not association.connection.is_reading_paused and not peer.writer.is_closing():
+                if not association._connection.is_reading_paused and not peer.writer.is_closing():
                     peer.writer.write(echo_request() * 1000)
                 await asyncio.sleep(0)
         assert "read its responses" in str(await association.wait_closed())

@@ -45,7 +45,7 @@ class Peer:
 
     @property
     def is_waiting(self):
-        return self.association.connection.is_reading_paused
+        return self.association._connection.is_reading_paused
 
     async def read(self, kind):
         """One read full of what ``kind`` says, if it may read."""

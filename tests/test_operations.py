@@ -144,7 +144,7 @@ async def test_a_release_cancels_what_its_task_has_left_in_the_midst():
     async with asyncio.timeout(DEADLINE), asking(much) as association:
         responses = association.c_find(keys(), model=FIND)
         await anext(responses)
-        await until(lambda: association.connection.is_reading_paused)
+        await until(lambda: association._connection.is_reading_paused)
         await association.release()
         assert [each async for each in responses] == []
         assert responses.status == Status.CANCEL
@@ -187,14 +187,14 @@ async def test_responses_that_had_all_come_before_they_were_left_do_not_count_fo
                 await responses.aclose()
             del responses
         await until(lambda: not association._invoker._queued)
-        assert not association.connection.is_reading_paused
+        assert not association._connection.is_reading_paused
 
 
 async def test_closing_what_has_not_begun_sends_nothing():
     async with asking() as association:
-        writes = association.connection.writes
+        writes = association._connection.writes
         await association.c_find(keys(), model=FIND).aclose()
-        assert association.connection.writes == writes
+        assert association._connection.writes == writes
 
 
 async def test_who_would_wait_for_itself_is_told():
@@ -246,7 +246,7 @@ async def test_responses_that_nobody_takes_stop_the_reading():
     async with asking(much) as association:
         responses = association.c_find(keys(), model=FIND)
         await anext(responses)
-        await until(lambda: association.connection.is_reading_paused)
+        await until(lambda: association._connection.is_reading_paused)
         assert association._invoker._queued < 3 << 20
         assert len([each async for each in responses]) == 99
         assert association._invoker._queued == 0
@@ -322,7 +322,7 @@ async def test_with_a_window_matches_that_wait_do_not_stand_in_the_way_of_other_
         async with asyncio.timeout(DEADLINE):
             async for _ in association.c_find(keys(), model=FIND):
                 if not matches:
-                    await until(lambda: association.connection.is_reading_paused)
+                    await until(lambda: association._connection.is_reading_paused)
                 assert (await association.c_echo()).is_success
                 matches += 1
         assert matches == 40
@@ -569,7 +569,7 @@ async def test_cancelling_what_waits_for_its_turn_to_be_sent_changes_nothing():
         async with association._sending:
             waiting = asyncio.ensure_future(association.c_echo())
             await until(lambda: association._invoker.operations)
-            association.connection.writes += 1  # by others
+            association._connection.writes += 1  # by others
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
         assert (await association.c_echo()).is_success

@@ -316,7 +316,7 @@ async def test_requests_that_wait_count_for_the_memory_too():
 
     async with peer_of([MPPS], n_get=slow) as (peer, server):
         peer.send(*(normalized(CommandField.N_GET_RQ, message_id=number) for number in range(1, 800)))
-        await until(lambda: server.associations[0].connection.is_reading_paused)
+        await until(lambda: server.associations[0]._connection.is_reading_paused)
         assert server._pool.used >= 1 << 20
         go_on.set()
         for _ in range(1, 800):
@@ -550,8 +550,8 @@ async def test_matches_without_identifier_do_not_pile_up_either():
 
     async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
         peer.send(find_request())
-        await until(lambda: server.associations[0].connection.unread_since is not None)
-        transport = server.associations[0].connection._transport
+        await until(lambda: server.associations[0]._connection.unread_since is not None)
+        transport = server.associations[0]._connection._transport
         sizes = []
         await until(lambda: sizes.append(transport.get_write_buffer_size()) or not server.associations)
         assert max(sizes) < 300_000

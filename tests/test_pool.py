@@ -164,7 +164,7 @@ async def test_what_was_left_in_the_midst_is_cancelled_when_the_association_goes
             async with pool.acquire() as association:
                 responses = association.c_find(b"\x20\0\x10\0SH\2\0AB", model=find)
                 await anext(responses)
-                await until(lambda: association.connection.is_reading_paused)
+                await until(lambda: association._connection.is_reading_paused)
             async with pool.acquire() as again:
                 assert again is association
                 assert (await again.c_echo()).is_success

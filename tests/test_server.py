@@ -251,7 +251,7 @@ async def test_a_peer_that_asks_without_reading_is_not_read_either():
         peer.writer.transport.pause_reading()
         echoes = echo_request() * 1000
         async with asyncio.timeout(DEADLINE):
-            while not association.connection.is_reading_paused:
+            while not association._connection.is_reading_paused:
                 peer.writer.write(echoes)
                 await asyncio.sleep(0)
         peer.writer.transport.resume_reading()
@@ -274,7 +274,7 @@ async def test_a_slow_consumer_pauses_the_peer_and_loses_nothing():
     async with serving(handler, max_pdu_length=0) as server, raw_client(server.port) as peer:
         await peer.associate()
         peer.send(store_request(), pdv(3, 2, data))
-        await settle(lambda: server.associations[0].connection.is_reading_paused)
+        await settle(lambda: server.associations[0]._connection.is_reading_paused)
         assert server._pool.held * 256 * 1024 < 2_000_000
         go_on.set()
         assert (await peer.receive_command()).status == Status.SUCCESS

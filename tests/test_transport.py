@@ -22,18 +22,18 @@ async def echo_once(peer):
 
 async def test_the_socket_sends_at_once_and_is_kept_alive():
     async with raw_server(echo_once) as port, asyncdicom.connect("127.0.0.1", port) as association:
-        sock = association.connection._transport.get_extra_info("socket")
+        sock = association._connection._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert isinstance(association.connection.get_buffer(-1), memoryview)
+        assert isinstance(association._connection.get_buffer(-1), memoryview)
         await association.c_echo()
 
 
 async def test_a_small_message_is_one_write():
     async with raw_server(echo_once) as port, asyncdicom.connect("127.0.0.1", port) as association:
-        before = association.connection.writes
+        before = association._connection.writes
         await association.c_echo()
-        assert association.connection.writes == before + 1
+        assert association._connection.writes == before + 1
 
 
 async def test_memory_that_was_written_may_be_used_again_after_draining():
@@ -55,7 +55,7 @@ async def test_memory_that_was_written_may_be_used_again_after_draining():
             slab[:] = bytes([number]) * len(slab)
             buffers = [pdv(1, 1, b"")[:12], memoryview(slab)]
             buffers[0] = b"\4\0" + (len(slab) + 6).to_bytes(4, "big") + (len(slab) + 2).to_bytes(4, "big") + b"\1\1"
-            writing = asyncio.ensure_future(association.connection.write_and_drain(buffers, 10))
+            writing = asyncio.ensure_future(association._connection.write_and_drain(buffers, 10))
             await asyncio.sleep(0)
             if not writing.done():
                 filled.set()
@@ -69,12 +69,12 @@ async def test_writing_to_a_closed_connection_is_an_error():
         association = await asyncdicom.connect("127.0.0.1", port, timeouts=asyncdicom.Timeouts(acse=0.5))
         await association.abort()
         with pytest.raises(AssociationLost):
-            await association.connection.write_and_drain([b"ab"], 1)
+            await association._connection.write_and_drain([b"ab"], 1)
 
 
 async def test_a_timer_that_is_asked_for_later_does_not_postpone_an_earlier_one():
     async with raw_server(echo_once) as port, asyncdicom.connect("127.0.0.1", port) as association:
-        connection = association.connection
+        connection = association._connection
         now = connection.now()
         connection.wake_at(now + 5)
         connection.wake_at(now + 50)
@@ -87,7 +87,7 @@ async def test_a_timer_that_is_asked_for_later_does_not_postpone_an_earlier_one(
 
 async def test_reading_goes_on_when_every_reason_to_pause_is_gone():
     async with raw_server(echo_once) as port, asyncdicom.connect("127.0.0.1", port) as association:
-        connection = association.connection
+        connection = association._connection
         connection.pause_reading("one")
         connection.pause_reading("two")
         connection.resume_reading("one")
