@@ -117,7 +117,8 @@ class Invoker:
                 self._association._prepare(upcoming)
             return await operation.next()
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and len(self.operations) > 1:
+            is_last = self.is_in_flight(operation) and len(self.operations) == 1
+            if isinstance(error, asyncio.CancelledError) and not is_last:
                 self._leave(operation)  # the others shall not suffer for it
                 raise
             raise self._cut_short(operation, error) from None
@@ -215,16 +216,16 @@ class Invoker:
 
     def abandon(self, operation: Operation) -> None:
         """Nobody wants the responses that are still to come: C-CANCEL, and drop them (PS3.7 9.3.2.3)."""
-        if self.is_in_flight(operation) and not operation.is_abandoned:
-            self._leave(operation)
+        if operation.is_abandoned:
+            return
+        self._leave(operation)
+        if self.is_in_flight(operation):
             cancel = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id)
             _log.debug("> %s", cancel)
             association = self._association
             association._write_between_messages(
                 encode_command(operation.context.id, cancel, association._fragment_size)
             )
-        else:
-            operation.abandon()  # all is here, and still counts
 
     def abandon_own(self) -> None:
         """The task that calls goes on with something else: nobody takes the responses it has left in the midst."""
@@ -235,8 +236,8 @@ class Invoker:
 
     def _leave(self, operation: Operation) -> None:
         """Nobody waits for the response any more; what comes of it is dropped, and its place is free then."""
+        operation.abandon()  # also one whose response has come: it is there, and counts
         if self.is_in_flight(operation):
-            operation.abandon()
             self._wait_on(operation)
 
     def _queued_changed(self, by: int) -> None:

@@ -164,6 +164,8 @@ class Sending:
         self._exhausted = False
         """Whether nothing comes into the window any more."""
         self._halted = False
+        self._left_out = 0
+        """What was looked at and not begun when it was halted."""
         self.refusals: list[Exception] = []
         """Why associations could not be made."""
         self._may_read = asyncio.Event()
@@ -172,8 +174,8 @@ class Sending:
 
     @property
     def ahead(self) -> int:
-        """How many were looked at and have no result yet."""
-        return len(self._window) + self._in_flight
+        """How many were looked at and have no result, or will have none since it was halted."""
+        return len(self._window) + self._in_flight + self._left_out
 
     def uids_ahead(self) -> list[str]:
         """The instances that were looked at and not begun."""
@@ -182,6 +184,7 @@ class Sending:
     def halt(self) -> None:
         """Begin nothing more; the results of what was begun still come."""
         self._halted = self._exhausted = True
+        self._left_out += len(self._window)
         self._window.clear()
         self._news.set()
         if self._feeder is not None:

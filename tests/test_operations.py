@@ -564,6 +564,20 @@ async def test_cancelling_one_of_several_requests_leaves_the_others_alone():
         assert await association.c_echo() == 0
 
 
+async def test_a_response_that_comes_when_its_call_was_cancelled_harms_nobody():
+    async with asking() as association:
+        task = asyncio.ensure_future(association.c_echo())
+        await until(lambda: any(each.is_awaited for each in association._invoker.operations.values()))
+        (operation,) = association._invoker.operations.values()
+        task.cancel()  # it sees that in the next iteration of the loop; the response is here before
+        command = Command(CommandField.C_ECHO_RSP, message_id_being_responded_to=operation.request.message_id, status=0)
+        association._invoker.response_received(operation.context, command)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert association.is_established
+        assert association._invoker._queued == 0
+
+
 async def test_cancelling_what_waits_for_its_turn_to_be_sent_changes_nothing():
     async with asking() as association:
         async with association._sending:

@@ -375,6 +375,31 @@ async def test_a_cancelled_move_tells_what_remains():
         assert (responses.status, counters(responses.final)) == (Status.CANCEL, (4, 1, 0, 0))
 
 
+async def test_without_a_total_a_cancelled_move_tells_what_was_ahead():
+    ahead = asyncio.Event()
+    cancelled = []
+
+    async def five(request):
+        cancelled.append(request)
+        for number in range(5):
+            yield instance(number)
+        ahead.set()
+
+    receiver = Receiver()
+    receiver.may_go_on.clear()
+    async with moving(five, receiver) as association:
+        responses = association.c_move(KEYS, "THERE", model=MOVE)
+        task = asyncio.ensure_future(responses._run())
+        await until(lambda: receiver.requests and ahead.is_set())
+        operation = responses._operation
+        cancel = asyncdicom.Command(0x0FFF, message_id_being_responded_to=operation.request.message_id)
+        await association._send_message(operation.context.id, cancel, b"")
+        await until(lambda: cancelled[0].is_cancelled)
+        receiver.may_go_on.set()
+        final = await task
+        assert (final.status, counters(final)) == (Status.CANCEL, (4, 1, 0, 0))
+
+
 async def test_an_abort_ends_the_handler_and_the_other_association():
     ended = asyncio.Event()
 
