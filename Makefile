@@ -9,8 +9,10 @@ BIN = $(VENV)/bin
 demo: $(VENV)/demo
 	$(BIN)/asyncdicom demo
 
+# A process for each core, and a file of tests in one of them; then those that want nothing beside them.
 test: $(VENV)/dev dcmtk
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -24,13 +26,24 @@ types: $(VENV)/dev
 bench: $(VENV)/bench dcmtk
 	$(BIN)/python -m benchmarks
 
-# DCMTK is the referee of the interoperability tests, which are skipped without it.
-.PHONY: dcmtk
+# DCMTK is the referee of the interoperability tests, which are skipped without it. Orthanc is a second one, and only
+# .ci/run has it installed: its package brings a service, which is kept from starting (policy-rc.d), though not from
+# being started at the next boot.
+.PHONY: dcmtk orthanc
+dcmtk: install = apt-get install -qq -y dcmtk
 dcmtk:
-	@command -v storescu >/dev/null \
-	|| { command -v apt-get >/dev/null && { test "$$(id -u)" = 0 && SUDO= || SUDO="sudo -n"; \
-	     $$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y dcmtk; } >/dev/null 2>&1; } \
+	@command -v storescu >/dev/null || { $(apt); } >/dev/null 2>&1 \
 	|| echo "DCMTK is not installed and could not be: its tests are skipped (apt-get install dcmtk)"
+
+orthanc: install = policy=/usr/sbin/policy-rc.d; \
+	test -e $$policy || { trap "rm -f $$policy" EXIT; printf "\043!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; }; \
+	apt-get install -qq -y --no-install-recommends orthanc
+orthanc:
+	@command -v Orthanc >/dev/null || { $(apt); } >/dev/null 2>&1 \
+	|| echo "Orthanc is not installed and could not be: its tests are skipped (apt-get install orthanc)"
+
+apt = command -v apt-get && { test "$$(id -u)" = 0 && SUDO= || SUDO="sudo -n"; } && \
+	$$SUDO sh -ec 'export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; $(install)'
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) \

@@ -182,17 +182,12 @@ class IncomingDataSet:
 
     async def read(self, limit: int = 1 << 30) -> bytes:
         """The whole data set as bytes, without decoding. Raises DataSetError if it has more than ``limit``."""
-        self._claim()
-        gathered = BytesIO()
 
-        def gather(views: Sequence[memoryview]) -> None:
-            if self.received > limit:
+        def admit(size: int) -> None:
+            if size > limit:
                 raise DataSetError(f"the data set has more than {limit} bytes, which is the limit given")
-            for view in views:
-                gathered.write(view)
 
-        await self._pour(gather)
-        return gathered.getvalue()
+        return await self.gather(admit)
 
     async def decode(self, limit: int = 1 << 30) -> Dataset:
         """The whole data set as a pydicom ``Dataset`` with its file meta information.
@@ -232,6 +227,19 @@ class IncomingDataSet:
             self.close()
 
     # For the association
+
+    async def gather(self, admit: Callable[[int], object]) -> bytes:
+        """The whole data set as bytes; ``admit`` is told how many they are so far, and raises when it is enough."""
+        self._claim()
+        gathered = BytesIO()
+
+        def gather(views: Sequence[memoryview]) -> None:
+            admit(self.received)
+            for view in views:
+                gathered.write(view)
+
+        await self._pour(gather)
+        return gathered.getvalue()
 
     def feed(self, views: list[memoryview], *, is_last: bool) -> None:
         """More of the data set, in views that are good until the caller returns.

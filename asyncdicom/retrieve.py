@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .command import Category, Status
-from .errors import AssociationError, LocalProtocolError
+from .errors import AssociationError, LocalProtocolError, NoAcceptedContext
 from .performer import generated
 from .pool import AssociationPool, Backoff, ConnectOptions
 from .requests import CMoveRequest
@@ -113,8 +113,8 @@ class Retriever:
                     if not request.is_cancelled:
                         await report(**count.elements())
         except AssociationError as error:
-            if request.association._ended is not None:
-                raise
+            if request.association._ended is not None or error not in sending.refusals:
+                raise  # which may be the handler's own, of another association
             _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
             count.give_up()
         finally:
@@ -235,7 +235,12 @@ _SUBOPERATIONS_FAILED = 0xB000
 
 
 def _why(result: SendResult) -> object:
-    return result.error if result.status is None else result.status
+    """For the log: a peer's comment, the name of a file and an error in a data set may tell of a patient."""
+    if result.status is not None:
+        return f"status {int(result.status):04X}H"
+    return (
+        result.error if isinstance(result.error, (AssociationError, NoAcceptedContext)) else type(result.error).__name__
+    )
 
 
 class _ThisAssociation:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .processes import HERE, Process, free_port, python, wait_listening
+from .processes import HERE, TIMEOUT, Process, free_port, python, wait_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,9 +23,13 @@ UVLOOP, ASYNCIO, IGNORE = "asyncdicom uvloop", "asyncdicom asyncio", "asyncdicom
 TWO_WORKERS = "asyncdicom uvloop, 2 workers"
 RAW_UVLOOP, RAW_ASYNCIO = "ssl on uvloop", "ssl on asyncio"
 STOCK, STOCK_DCMTK = "asyncdicom storescp", "DCMTK storescp"
+STORESCU, QRSCP = "asyncdicom storescu", "asyncdicom qrscp"
 
 NO_NAGLE = (("TCP_NODELAY", "1"),)
 """DCMTK's way to turn Nagle's algorithm off; without it, each instance waits 40 ms for an acknowledgement."""
+
+
+_OURS = (sys.executable, "-m", "asyncdicom")
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,13 @@ class Job:
     """Of the instances; only the receiver that does not parse wants to know it."""
     associations: int = 1
     folder: Path | None = None
-    """Where the instances shall go; None drops them."""
+    """Where the instances shall go; None drops them. Of an archive, where they are."""
     sync: bool = False
     """Whether they shall be on stable storage before they are answered."""
     tls: tuple[Path, Path] | None = None
     """Private key and certificate."""
+    destination: int = 0
+    """Of an archive, the port on loopback of the AE title DESTINATION."""
 
     @property
     def sink(self) -> str:
@@ -59,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Receiver:
-    """A storage server."""
+    """A storage server, or an archive."""
 
     name: str
     command: Callable[[Job, int], list]
@@ -68,6 +75,9 @@ class Receiver:
     takes_port: bool = False
     indexes: bool = False
     """It keeps a database of its files, so that they must stay."""
+    slow: bool = False
+    """Of an archive: twenty files are enough."""
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -78,7 +88,7 @@ class Receiver:
     def running(self, job: Job) -> Iterator[tuple[Process, int]]:
         """The server and its port."""
         port = free_port() if self.takes_port else 0
-        with Process(self.command(job, port)) as process:
+        with Process(self.command(job, port), environment=dict(self.environment)) as process:
             if self.takes_port:
                 wait_listening(port)
             else:
@@ -148,6 +158,40 @@ def _orthanc(job: Job, port: int) -> list:
     return ["Orthanc", file]
 
 
+def _archive(script: str, *words: object) -> Callable[[Job, int], list]:
+    return lambda job, _: python(HERE / "servers" / script, *words, job.pdu, job.folder, job.destination)
+
+
+def _qrscp(job: Job, port: int) -> list:
+    peer = f"DESTINATION=127.0.0.1:{job.destination}"
+    return [*_OURS, "qrscp", "-pdu", job.pdu, "--folder", job.folder, "--peer", peer, port]
+
+
+_DCMQRSCP = """\
+NetworkTCPPort = {port}
+MaxPDUSize = {pdu}
+MaxAssociations = 16
+HostTable BEGIN
+host = (DESTINATION, 127.0.0.1, {destination})
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+ARCHIVE {folder} RW (200, 1024mb) ANY
+AETable END
+"""
+
+
+def _dcmqrscp(job: Job, port: int) -> list:
+    own = job.scratch / f"dcmqrscp-{port}"
+    own.mkdir()
+    index = ["dcmqridx", own, *sorted(job.folder.iterdir())]
+    subprocess.run(index, capture_output=True, check=True, timeout=TIMEOUT)
+    file = own / "dcmqrscp.cfg"
+    file.write_text(_DCMQRSCP.format(port=port, pdu=job.pdu, destination=job.destination, folder=own))
+    return ["dcmqrscp", "-c", file, port]
+
+
 RECEIVERS = {
     receiver.name: receiver
     for receiver in (
@@ -162,10 +206,19 @@ RECEIVERS = {
         Receiver(PYNETDICOM, _pynetdicom, "pynetdicom"),
         Receiver(RAW_UVLOOP, _raw_tls("uvloop"), "uvloop"),
         Receiver(RAW_ASYNCIO, _raw_tls("asyncio")),
-        Receiver(
-            STOCK, lambda _, port: [sys.executable, "-m", "asyncdicom", "storescp", "--ignore", port], takes_port=True
-        ),
+        Receiver(STOCK, lambda _, port: [*_OURS, "storescp", "--ignore", port], takes_port=True),
         Receiver(STOCK_DCMTK, lambda _, port: ["storescp", "--ignore", port], "storescp", takes_port=True),
+    )
+}
+
+ARCHIVES = {
+    archive.name: archive
+    for archive in (
+        Receiver(UVLOOP, _archive("asyncdicom_archive.py", "uvloop"), "uvloop"),
+        Receiver(ASYNCIO, _archive("asyncdicom_archive.py", "asyncio")),
+        Receiver(QRSCP, _qrscp, takes_port=True),
+        Receiver(DCMTK, _dcmqrscp, "dcmqrscp", takes_port=True, environment=NO_NAGLE),
+        Receiver(PYNETDICOM, _archive("pynetdicom_archive.py"), "pynetdicom", slow=True),
     )
 }
 
@@ -194,9 +247,17 @@ SENDERS = {
             slow=True,
             tells_seconds=True,
         ),
+        Sender(STORESCU, lambda _, port, folder: [*_OURS, "storescu", "--json", "127.0.0.1", port, folder]),
     )
 }
 
 
 def _client(loop: str, port: int, folder: Path) -> list:
     return python(HERE / "clients" / "asyncdicom_client.py", loop, port, folder)
+
+
+def retriever(mode: str, port: int, pdu: int) -> list:
+    """Our ``getscu`` or ``movescu``, which asks an archive for the one study that it has, and prints a summary."""
+    more = {"get": ["--ignore", "-pdu", pdu, "--sop-class", "CTImageStorage"], "move": ["-aem", "DESTINATION"]}[mode]
+    study = ["-S", "-L", "STUDY", "-k", "StudyInstanceUID=2.25.1"]
+    return [*_OURS, f"{mode}scu", "--json", *study, *more, "-aec", "ARCHIVE", "127.0.0.1", port]

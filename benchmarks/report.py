@@ -21,16 +21,18 @@ from .peers import (
     IGNORE,
     ORTHANC,
     PYNETDICOM,
+    QRSCP,
     RAW_ASYNCIO,
     RAW_UVLOOP,
     STOCK,
     STOCK_DCMTK,
+    STORESCU,
     TWO_WORKERS,
     UVLOOP,
     C,
 )
 from .processes import file_system
-from .scenarios import CT, Run, Sample, Scenario
+from .scenarios import CT, RETRIEVING, Run, Sample, Scenario
 from .targets import TARGETS, number, ratio
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ def markdown(results: Results, plots: list[str]) -> str:
     lines += ["## Wanted and measured", "", *_targets(results)]
     lines += ["## Receiving", "", *_rates(results, "receive", RECEIVING, (C, C_BY_PDU, DCMTK, ORTHANC, PYNETDICOM))]
     lines += ["## Sending, to C", "", *_rates(results, "send", SENDING, SENDING[2:])]
+    lines += ["## Retrieving", "", *_rates(results, "retrieve", RETRIEVING, (STORESCU, QRSCP, DCMTK, PYNETDICOM))]
     lines += ["## Stock senders to stock receivers", "", *_stock(results)]
     lines += ["## Many associations, latency, memory", "", *_others(results)]
     notes = [f"- {scenario.name}: {scenario.note}" for scenario, _, _ in results.scenarios if scenario.note]
@@ -200,7 +203,7 @@ def _rates(results: Results, kind: str, columns: tuple[str, ...], others: tuple[
     for scenario, samples in scenarios:
         name = f"{scenario.name}, {scenario.unit}"
         rates.append([name, *(_cell(samples.get(peer)) for peer in columns)])
-        if kind == "send":
+        if kind in ("send", "retrieve"):
             rates.append(
                 [f"the same, whole command, {scenario.unit}", *(_whole(samples.get(peer)) for peer in columns)]
             )
@@ -222,7 +225,7 @@ def _stock(results: Results) -> list[str]:
 def _others(results: Results) -> list[str]:
     lines = []
     for scenario, samples, _ in results.scenarios:
-        if scenario.kind in ("receive", "send", "stock") or not samples:
+        if scenario.kind in ("receive", "send", "retrieve", "stock") or not samples:
             continue
         more = list(next(iter(samples.values()))[0].more or {})
         rows = [

@@ -14,27 +14,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .peers import (
+    ARCHIVES,
     ASYNCIO,
     C_BY_PDU,
     DCMTK,
     IGNORE,
     ORTHANC,
     PYNETDICOM,
+    QRSCP,
     RAW_ASYNCIO,
     RAW_UVLOOP,
     RECEIVERS,
     SENDERS,
     STOCK,
     STOCK_DCMTK,
+    STORESCU,
     TWO_WORKERS,
     UVLOOP,
     C,
     Job,
+    Receiver,
+    retriever,
 )
 from .processes import ENVIRONMENT, TIMEOUT, Process, empty, files, run_sender, start_sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 MB, GIB = 1e6, 1 << 30
@@ -44,6 +49,7 @@ ALL = (UVLOOP, ASYNCIO, IGNORE, C, C_BY_PDU, DCMTK, PYNETDICOM)
 USUAL = (UVLOOP, ASYNCIO, C, C_BY_PDU, DCMTK, PYNETDICOM)
 FILES = (UVLOOP, ASYNCIO, C, DCMTK, ORTHANC, PYNETDICOM)
 SENDING = (UVLOOP, ASYNCIO, C, "storescu", "dcmsend", PYNETDICOM)
+RETRIEVING = (STORESCU, UVLOOP, ASYNCIO, QRSCP, DCMTK, PYNETDICOM)
 FORK = "DCMTK with --fork"
 
 
@@ -57,7 +63,7 @@ class Scenario:
     unit: str = "MB/s"
     peers: tuple[str, ...] = USUAL
     mode: str = "store"
-    """Of the C sender."""
+    """Of the C sender; or ``get`` or ``move``."""
     associations: int = 1
     size: int = CT
     pdu: int = 16384
@@ -74,6 +80,7 @@ _RATE = {"unit": "1/s"}
 _OPEN = {"kind": "open", "unit": "KB", "mode": "idle", "size": 0}
 _FAIR = {"kind": "fair", "unit": "ms", "rounds": 3, "peers": (UVLOOP, ASYNCIO, C, DCMTK, PYNETDICOM)}
 _STOCK = {"kind": "stock", "unit": "1/s", "peers": (STOCK, STOCK_DCMTK), "note": "the whole command, start included"}
+_RETRIEVE = {"kind": "retrieve", "peers": RETRIEVING}
 _TLS = {"mode": "tls", "peers": (UVLOOP, ASYNCIO, RAW_UVLOOP, RAW_ASYNCIO, DCMTK, PYNETDICOM)}
 
 SCENARIOS = (
@@ -133,6 +140,22 @@ SCENARIOS = (
         peers=SENDING,
     ),
     Scenario("sending 4 KB files, 1 association", kind="send", unit="1/s", size=SMALL, peers=SENDING),
+    Scenario(
+        "C-MOVE of 1,000 CT",
+        **_RETRIEVE,
+        mode="move",
+        note="to C; asked for by our movescu. Here and in C-GET the clock of our tools runs from the request to the "
+        "last response, and that of storescu, which sends the same files, from its first request to its last response; "
+        "DCMTK is dcmqrscp with TCP_NODELAY=1 in its environment, pynetdicom has 20 files",
+    ),
+    Scenario("C-MOVE of 1,000 objects of 4 KB", **_RETRIEVE, **_RATE, mode="move", size=SMALL, note="to C"),
+    Scenario(
+        "C-GET of 1,000 CT",
+        **_RETRIEVE,
+        mode="get",
+        note="to our getscu --ignore, and storescu to asyncdicom on uvloop",
+    ),
+    Scenario("C-GET of 1,000 objects of 4 KB", **_RETRIEVE, **_RATE, mode="get", size=SMALL, note="as of CT"),
     Scenario("stock storescu, 50 CT files", **_STOCK, sender="storescu"),
     Scenario("stock dcmsend, 50 CT files", **_STOCK, sender="dcmsend"),
     Scenario(
@@ -261,15 +284,17 @@ def _alternate(
                 samples.setdefault(name, []).append(sample)
 
 
-def _mark_missing(names: tuple[str, ...], table: dict, errors: Errors) -> None:
+def _mark_missing(names: Iterable[str], table: dict, errors: Errors) -> None:
     for name in names:
         if not table[name].installed:
             errors[name] = "not installed"
 
 
-def _start(stack: contextlib.ExitStack, name: str, job: Job, errors: Errors) -> tuple[Process, int] | None:
+def _start(
+    stack: contextlib.ExitStack, name: str, job: Job, errors: Errors, table: dict[str, Receiver] = RECEIVERS
+) -> tuple[Process, int] | None:
     try:
-        return stack.enter_context(RECEIVERS[name].running(job))
+        return stack.enter_context(table[name].running(job))
     except Exception as error:
         errors[name] = _words(error)
         return None
@@ -378,6 +403,50 @@ def send(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None
     _alternate(scenario, run.rounds_of(scenario), samples, errors, once)
     for folder in folders.values():
         shutil.rmtree(folder)
+
+
+def retrieve(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
+    """A study from each archive: to our client (C-GET), or at its request to the C receiver (C-MOVE).
+
+    Beside them our storescu sends the same files to the same receiver, or to one of ours, as the client is.
+    """
+    names = [name for name in scenario.peers if name != STORESCU]
+    _mark_missing(names, ARCHIVES, errors)
+    counts = {name: 20 if name != STORESCU and ARCHIVES[name].slow else 1000 for name in scenario.peers}
+    with contextlib.ExitStack() as stack:
+        folders = {}
+        for count in {*counts.values()}:
+            folders[count] = _make_files(run.folder / f"study-{count}", count, scenario.size)
+            stack.callback(shutil.rmtree, folders[count])
+        receiver = RECEIVERS[C if scenario.mode == "move" else UVLOOP]
+        _, destination = stack.enter_context(receiver.running(Job(run.peer, run.folder, scenario.pdu)))
+        archives = {}
+        for name in names:
+            if name not in errors:
+                job = Job(run.peer, run.folder, scenario.pdu, folder=folders[counts[name]], destination=destination)
+                archives[name] = _start(stack, name, job, errors, ARCHIVES)
+
+        def once(name: str) -> Sample:
+            count, before, server = counts[name], 0.0, None
+            if name == STORESCU:
+                command = SENDERS[name].command(run.peer, destination, folders[count])
+            else:
+                server, port = archives[name]
+                command, before = retriever(scenario.mode, port, scenario.pdu), server.cpu()
+            start = time.perf_counter()
+            with Process(command) as process:
+                cpu = process.wait()
+                whole = time.perf_counter() - start
+                summary = json.loads(process.line())
+            if server:
+                cpu = server.cpu() - before
+            if summary.get("completed", summary.get("sent")) != count:
+                raise RuntimeError(f"not all of {count} were sent: {summary}")
+            size = count * scenario.size
+            more = {"whole command": _rate(scenario, count, size, whole)}
+            return Sample(_rate(scenario, count, size, summary["seconds"]), cpu / _per(scenario, count, size), more)
+
+        _alternate(scenario, run.rounds_of(scenario), samples, errors, once)
 
 
 def stock(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None:
@@ -618,6 +687,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 KINDS = {
     "receive": receive,
     "send": send,
+    "retrieve": retrieve,
     "stock": stock,
     "open": open_associations,
     "fair": fairness,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from .peers import C_BY_PDU, DCMTK, ORTHANC, PYNETDICOM, STOCK, STOCK_DCMTK, TWO_WORKERS, UVLOOP, C
+from .peers import C_BY_PDU, DCMTK, ORTHANC, PYNETDICOM, STOCK, STOCK_DCMTK, STORESCU, TWO_WORKERS, UVLOOP, C
 
 if TYPE_CHECKING:
     from .scenarios import Sample, Samples
@@ -69,6 +69,10 @@ TARGETS = (
     Target(_SENDING, C, 0.85),
     Target("sending 4 KB files, 1 association", "storescu", 2),
     Target("sending 4 KB files, 1 association", "dcmsend", 1.5),
+    Target("C-MOVE of 1,000 CT", STORESCU, 0.8),
+    Target("C-MOVE of 1,000 objects of 4 KB", STORESCU, 0.8),
+    Target("C-GET of 1,000 CT", STORESCU, 0.8),
+    Target("C-GET of 1,000 objects of 4 KB", STORESCU, 0.8),
     Target("stock storescu, 50 CT files", STOCK_DCMTK, 20, mine=STOCK),
     Target("stock dcmsend, 50 CT files", STOCK_DCMTK, 20, mine=STOCK),
     Target("stock pynetdicom, 50 CT files", STOCK_DCMTK, 8, mine=STOCK),

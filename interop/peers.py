@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from ports import free_ports
 
 import asyncdicom
 
@@ -108,15 +112,6 @@ def listens(port):
     """Whether a socket listens there, without connecting: a connection would be its first, failed association."""
     tables = [Path(name).read_text() for name in ("/proc/net/tcp", "/proc/net/tcp6")]
     return any(f":{port:04X} " in row and " 0A " in row for table in tables for row in table.splitlines())
-
-
-def free_ports(count):
-    """Ports on loopback that nobody listens on."""
-    with contextlib.ExitStack() as bound:
-        probes = [bound.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 # DCMTK's archive and worklist server

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from cli_processes import DEADLINE, Receiver, data_set, run, wait_until, write_instance, write_instances
+from ports import free_port
 
 from asyncdicom.cli import echoscu, findscu, getscu, movescu, storescp, storescu
 
@@ -30,9 +31,7 @@ def dcmtk(*words):
 def dcmtk_receiver(folder, *options):
     """DCMTK's storescp, and the host and port where it listens."""
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ["storescp", "-od", str(folder), *options, str(port)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("resource")  # they need Linux
 
-from benchmarks.peers import DCMTK, RECEIVERS, SENDERS, UVLOOP, C
+from benchmarks.peers import ARCHIVES, DCMTK, RECEIVERS, SENDERS, STORESCU, UVLOOP, C
 from benchmarks.report import BEGIN, END, Results, load, markdown, readme_section, save, write_readme
 from benchmarks.scenarios import SCENARIOS, Sample
 from benchmarks.targets import TARGETS, ratio
@@ -30,7 +30,8 @@ def test_every_target_is_about_a_scenario_and_its_peers():
 def test_every_peer_of_a_scenario_is_known():
     for scenario in SCENARIOS:
         if scenario.kind != "import":
-            assert {*scenario.peers} <= {*(SENDERS if scenario.kind == "send" else RECEIVERS)}, scenario.name
+            known = {"send": SENDERS, "retrieve": {*ARCHIVES, STORESCU}}.get(scenario.kind, RECEIVERS)
+            assert {*scenario.peers} <= {*known}, scenario.name
 
 
 def test_a_ratio_is_the_median_of_the_rounds():

@@ -110,7 +110,7 @@ async def test_a_failure_status_is_an_exit_code_and_ends_it(tmp_path):
     async def refuse(request):
         yield asyncdicom.Status(0xA701, "too many")
 
-    contexts = ["study root"]
+    contexts = ["study root", asyncdicom.Context("CT Image Storage", scu=True)]
     async with asyncdicom.serve("127.0.0.1", 0, contexts=contexts, c_get=refuse) as server:
         done = await run_beside("getscu", *STUDY, "--repeat", "2", "-od", tmp_path, "127.0.0.1", server.port)
     assert done.returncode == 69

@@ -1,8 +1,8 @@
 import json
-import socket
 
 import pytest
 from cli_processes import data_set, run, run_beside
+from ports import free_port
 from small_archive import SmallArchive, ct_slices
 
 import asyncdicom
@@ -13,9 +13,7 @@ STUDY = ("-S", "-L", "STUDY", "-k", "PatientID=*")
 @pytest.fixture
 def port():
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from cli_processes import CT, run_beside, write_instances
+from ports import free_port
 
 import asyncdicom
 from asyncdicom import Backoff, Status
@@ -39,12 +40,6 @@ async def served(check=check, **options):
     provider = CommitmentProvider(check, backoff=Backoff(attempts=50, first=0.05, longest=0.05), **options)
     async with provider, asyncdicom.serve("127.0.0.1", 0, services=[provider]) as server:
         yield "127.0.0.1", server.port
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def test_instances_in_files_are_safe(tmp_path):

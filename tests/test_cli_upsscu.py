@@ -1,11 +1,11 @@
 import asyncio
 import json
 import signal
-import socket
 import sys
 
 import pytest
 from cli_processes import COMMAND, DEADLINE, ENVIRONMENT, run
+from ports import free_port
 
 import asyncdicom
 from asyncdicom.services.unified_procedure_step import (
@@ -50,9 +50,7 @@ class Bench:
 
 @pytest.fixture
 async def bench():
-    with socket.socket() as bound:  # a port for watch, free by the time it listens
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
+    port = free_port()  # for watch
     async with UpsManager(resolve={"UPSSCU": ("127.0.0.1", port)}) as manager:
         async with asyncdicom.serve("127.0.0.1", 0, services=[manager]) as server:
             yield Bench(manager, server, port)

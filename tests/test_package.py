@@ -51,6 +51,7 @@ def import_time(code, tmp_path):
     return sum(int(line.split(":")[1].split("|")[0]) for line in report.splitlines()[1:])
 
 
+@pytest.mark.alone
 def test_importing_costs_at_most_one_and_a_half_times_asyncio_and_ssl(tmp_path):
     import_time("import asyncdicom, asyncio, ssl", tmp_path)
     pairs = [
@@ -108,6 +109,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_receiving_a_gigabyte_to_disk_adds_less_than_16_mb_to_the_peak(tmp_path):
     code = ONE_GIGABYTE.format(tests=str(ROOT / "tests"), folder=str(tmp_path))

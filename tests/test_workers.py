@@ -7,13 +7,13 @@ import functools
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import worker_handlers
+from ports import free_port
 from raw_peer import CT, data_set, pdv, raw_client, request, store_request
 
 import asyncdicom
@@ -333,9 +333,7 @@ async def test_closing_that_is_cancelled_kills_the_workers():
 
 
 async def test_starting_that_is_cancelled_leaves_no_process_and_no_socket():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
+    port = free_port()
     starting = asyncio.ensure_future(asyncdicom.serve("127.0.0.1", port, workers=2))
     await settle(multiprocessing.active_children)
     starting.cancel()

@@ -167,7 +167,8 @@ def _total(before: int, response: Response) -> int | None:
 
 def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str, *, is_left: bool) -> None:
     """Add what a retrieval has come to, which may have been left before its end: with what is known then."""
-    _add(summary, final or last)
+    # What was cancelled may end without counters, but has had some.
+    _add(summary, last if final is None or (final.completed is None and last is not None) else final)
     if final is not None:
         summary.status = final.status
         summary.failed_instances += _failed_instances(final)
@@ -178,7 +179,7 @@ def _note(summary: RetrieveSummary, final: Response | None, last: Response | Non
             summary.fail(
                 Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")
             )
-    else:
+    elif not (summary.is_cancelled and final.status.category is Category.CANCEL):
         summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
 
 
