@@ -87,3 +87,9 @@ def test_a_folder_without_a_port_is_an_error_of_usage(tmp_path):
     done = run("movescu", *STUDY, "-od", tmp_path, "127.0.0.1", "1")
     assert done.returncode == 1
     assert "--port" in done.stderr
+
+
+async def test_that_there_is_no_connection_is_in_the_summary(port):
+    done = await run_beside("movescu", *STUDY, "--json", "127.0.0.1", port)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["exit_code"], "no connection" in summary["error"]) == (60, 60, True)

@@ -24,7 +24,10 @@ from .shared import LOGGING, LOOP, PEER, TLS, associate, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES, RECEIVED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from asyncdicom.association import Association
+    from asyncdicom.operations import Responses
 
 __all__ = ["TOOL", "GetOptions", "main", "proposed_contexts"]
 
@@ -98,8 +101,11 @@ async def _get(options: GetOptions, words: list[str]) -> int:
     contexts = [Context(model, options.uncompressed), *proposed_contexts(options)]
     summary = RetrieveSummary()
     receiver = Receiver(Files(options), summary, verbose=options.verbose)
-    association = await associate(peer, options, "GETSCU", contexts, receiver.store)
-    await retrieve(association, (association.c_get(query, model=model) for query in queries), options, summary)
+
+    def begin(association: Association) -> Iterator[Responses]:
+        return (association.c_get(query, model=model) for query in queries)
+
+    await retrieve(associate(peer, options, "GETSCU", contexts, receiver.store), begin, options, summary)
     return ExitCode.OK
 
 

@@ -22,7 +22,10 @@ from .shared import LOGGING, LOOP, PEER, TLS, associate, number, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES, RECEIVED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from asyncdicom.association import Association
+    from asyncdicom.operations import Responses
 
 __all__ = ["TOOL", "MoveOptions", "main"]
 
@@ -117,8 +120,11 @@ async def _move(options: MoveOptions, words: list[str]) -> int:
             stack.push_async_callback(server.close, DRAIN)
         elif options.folder != MoveOptions.folder:
             raise UsageError("files are written with --port only: otherwise somebody else receives them")
-        association = await associate(peer, options, "MOVESCU", [Context(model, options.uncompressed)])
-        destination = options.destination or association.calling_ae_title
-        moves = (association.c_move(query, destination=destination, model=model) for query in queries)
-        await retrieve(association, moves, options, summary)
+
+        def begin(association: Association) -> Iterator[Responses]:
+            destination = options.destination or association.calling_ae_title
+            return (association.c_move(query, destination=destination, model=model) for query in queries)
+
+        associating = associate(peer, options, "MOVESCU", [Context(model, options.uncompressed)])
+        await retrieve(associating, begin, options, summary)
     return ExitCode.OK

@@ -19,7 +19,7 @@ from .shared import finish
 from .summary import Outcome, megabytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from asyncdicom.association import Association
     from asyncdicom.operations import Response, Responses
@@ -105,23 +105,29 @@ class Receiver:
 
 
 async def retrieve(
-    association: Association, retrievals: Iterable[Responses], options: QueryOptions, summary: RetrieveSummary
+    associating: Awaitable[Association],
+    begin: Callable[[Association], Iterable[Responses]],
+    options: QueryOptions,
+    summary: RetrieveSummary,
 ) -> None:
-    """Go through retrievals, one after the other, end the association, and say what came of it.
+    """Go through the retrievals that begin on an association, one after the other, end it, and say what came of it.
 
     The first failure status is the end. Raises ToolError when not all was retrieved.
     """
     start = time.perf_counter()
+    association = None
     try:
+        association = await associating
         with counting(quiet=options.quiet, lines_only=options.verbose or options.json) as shown:
-            for responses in retrievals:
+            for responses in begin(association):
                 await _go_through(responses, options, summary, association.called_ae_title, shown)
                 if summary.failure and summary.failure.code is ExitCode.RETRIEVE_FAILED:
                     break
     except BaseException as error:
         is_interrupted = isinstance(error, asyncio.CancelledError)
         summary.fail(Failure(ExitCode.INTERRUPTED, "interrupted") if is_interrupted else explain(error))
-        await association.abort()
+        if association is not None:
+            await association.abort()
         raise
     finally:
         summary.seconds = time.perf_counter() - start
