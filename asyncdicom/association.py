@@ -32,10 +32,10 @@ from .instances import Instance, convert, describe_data_set, encode, read_instan
 from .invoker import Invoker
 from .pdu import Abort, check_ae_title
 from .performer import MAX_WAITING_REQUESTS, Performer
-from .presentation import AsyncOperationsWindow
+from .presentation import AsyncOperationsWindow, Result
 from .requests import NO_HANDLERS
 from .transport import Connection
-from .uids import CONTEXTS_FOR, VERIFICATION, name_of
+from .uids import CONTEXTS_FOR, VERIFICATION, name_of, uid_of
 from .upper_layer import Indication, State, UpperLayer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .operations import Response, Responses
-    from .pdu import UserInformation
+    from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
     from .requests import Handlers, Request
@@ -107,6 +107,10 @@ class Association:
         """How many operations this side may have in flight, and how many it performs at once; 0 for any number."""
         self.extended: dict[str, bytes] = {}
         """SOP class extended negotiation: what the acceptor has answered, by SOP class UID (PS3.7 D.3.3.5)."""
+        self._refused: dict[str, int] = {}
+        """Abstract syntaxes that were proposed and not accepted, with the peer's result (PS3.8 Table 9-18)."""
+        self.user_identity: UserIdentity | None = None
+        """Who the requestor says its user is (PS3.7 D.3.3.7), when it says so; checked by ``serve(user_identity=)``."""
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
@@ -213,7 +217,7 @@ class Association:
     ) -> Responses:
         """Query (C-FIND, PS3.7 9.1.2): an asynchronous iterator; each response has a match as its ``data_set``.
 
-        ``model`` is the SOP class UID of the information model. Raises NoAcceptedContext.
+        ``model`` is the SOP class of the information model, by its UID, keyword or name. Raises NoAcceptedContext.
         """
         return self._several(CommandField.C_FIND_RQ, identifier, model, context, priority=priority)
 
@@ -228,8 +232,16 @@ class Association:
         """Retrieve over this association (C-GET, PS3.7 9.1.3): an asynchronous iterator that tells how far it is.
 
         The instances go to the C-STORE handler that :func:`~asyncdicom.connect` was given, on presentation contexts of
-        their SOP classes for which this side proposed the SCP role. Raises NoAcceptedContext.
+        their SOP classes for which this side proposed the SCP role, as
+        :func:`~asyncdicom.services.query_retrieve.retrieval_contexts` does. Raises NoAcceptedContext, also when no such
+        context was accepted.
         """
+        if not any(each.scp for each in self.contexts.values()):
+            self._check_established()
+            raise NoAcceptedContext(
+                "no presentation context was accepted in which this side may take instances; "
+                "connect(contexts=[..., *retrieval_contexts()]) proposes some"
+            )
         return self._several(CommandField.C_GET_RQ, identifier, model, context, priority=priority)
 
     def c_move(
@@ -355,18 +367,21 @@ class Association:
     async def release(self) -> None:
         """Release the association in the ordinary way (A-RELEASE, PS3.8 7.2), after the operations in flight.
 
-        Does nothing if it is over already. Raises AssociationTimeout when the peer does not answer within the ACSE
-        timeout; the association is aborted then, as it is when the call is cancelled after the release has begun.
+        Those whose responses the calling task has begun to go through are cancelled (C-CANCEL). Does nothing if the
+        association is over already. Raises AssociationTimeout when the peer does not answer within the ACSE timeout;
+        the association is aborted then, as it is when the call is cancelled after the release has begun.
         """
+        self._invoker.abandon_own()
         while (self._invoker.operations or self._performer.is_busy) and not self._performer.is_current():
             if self._silence is None:
                 self._silence = self._loop.create_future()
             await asyncio.shield(self._silence)
-        if self._ended is not None or not self._is_established:
-            return
+        async with self._sending:  # of a request that was answered before its end the rest still goes out
+            if self._ended is not None or not self._is_established:
+                return
+            self._request_release()
         try:
             async with asyncio.timeout(_finite(self.timeouts.acse)):
-                self._request_release()
                 await self._wait_closed()
         except TimeoutError:
             await self.abort()
@@ -412,7 +427,8 @@ class Association:
                     return context
         role = " in which this side is the SCP" if scp else ""
         what = name_of(abstract_syntax or sop_class_uid)
-        raise NoAcceptedContext(f"the association has no accepted presentation context for {what}{role}")
+        why = next((f", {_REFUSALS.get(each, each)}" for uid in wanted if (each := self._refused.get(uid))), "")
+        raise NoAcceptedContext(f"the association has no accepted presentation context for {what}{role}{why}")
 
     def _check_established(self) -> None:
         if self._ended is not None:
@@ -459,9 +475,9 @@ class Association:
         abstract_syntax: str | None,
         **elements: object,
     ) -> Responses:
-        return self._invoker.several(
-            self._context_for(model, abstract_syntax), field, identifier, affected_sop_class_uid=model, **elements
-        )
+        sop_class = uid_of(model)
+        context = self._context_for(sop_class, abstract_syntax)
+        return self._invoker.several(context, field, identifier, affected_sop_class_uid=sop_class, **elements)
 
     # Sending
 
@@ -509,7 +525,7 @@ class Association:
         head = encode_command(context_id, command, self._fragment_size)
         if data:
             await self._send_pieces(context_id, head, memoryview(data).cast("B"))
-        elif self._upper_layer.state is State.STA6:
+        elif self._upper_layer.state is State.STA6 and self.connection.unread_since is None:
             self.connection.write(head)
         else:
             await self.connection.write_and_drain((head,), self.timeouts.dimse)
@@ -674,9 +690,13 @@ class Association:
             yield connection.unread_since + dimse, f"the peer has not read its responses for {dimse:g} s"
         elif not connection.is_reading_paused and (due := self.rest_due(connection.last_received)) is not None:
             yield due, f"the peer has sent nothing for {dimse:g} s in the middle of a message"
-        if not connection.is_reading_paused:
+        # A response may stand behind requests that wait for a handler, which may wait for just that response.
+        if not connection.is_reading_paused or self._performer.has_waiting:
             for operation in self._invoker.operations.values():
                 due = max(operation.due, connection.reading_since + dimse)
+                if operation.request.message.field is CommandField.C_GET_RQ and not operation.is_abandoned:
+                    # It goes on also when its performer does not say so, and while it waits for this side.
+                    due = max(due, (connection.now() if self._performer.is_busy else self._last_message) + dimse)
                 yield due, f"no response to {operation.request.message.name} for {dimse:g} s"
         if self._release_due is not None:
             yield self._release_due, f"the release was not done for {self.timeouts.acse:g} s"
@@ -703,8 +723,6 @@ class Association:
             self._performer.cancel(command.message_id_being_responded_to)
         else:
             self._performer.request_received(context, command)
-            if self._invoker.operations and command.message.field is CommandField.C_STORE_RQ:
-                self._invoker.suboperation_received()
 
     @property
     def _waits_for_quiet(self) -> bool:
@@ -744,6 +762,12 @@ class Association:
 _NEGOTIATION = (Indication.ASSOCIATE, Indication.ASSOCIATE_ACCEPTED, Indication.ASSOCIATE_REJECTED)
 _ABORT_PATIENCE = 2.0
 _WRITE_SIZE = 256 * 1024
+_REFUSALS: dict[int, str] = {
+    Result.USER_REJECTION: "the peer has rejected it",
+    Result.NO_REASON: "the peer has rejected it without a reason",
+    Result.ABSTRACT_SYNTAX_NOT_SUPPORTED: "which the peer does not support",
+    Result.TRANSFER_SYNTAXES_NOT_SUPPORTED: "of which the peer supports none of the proposed transfer syntaxes",
+}
 _MAY_ABORT = frozenset(State) - {State.STA1, State.STA2, State.STA13}
 _MAY_RESPOND = frozenset((State.STA6, State.STA8))  # Evt9 in Table 9-10
 

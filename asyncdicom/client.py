@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
+    from .presentation import ContextResult, ProposedContext
     from .requests import CStoreHandler, Handler, Service
     from .upper_layer import Indicated
 
@@ -71,6 +72,11 @@ def _pool_of(loop: asyncio.AbstractEventLoop) -> SlabPool:
     if (pool := _pools.get(loop)) is None:
         pool = _pools[loop] = SlabPool()
     return pool
+
+
+def _refused(proposed: Iterable[ProposedContext], results: Iterable[ContextResult]) -> dict[str, int]:
+    syntaxes = {each.id: each.abstract_syntax for each in proposed}
+    return {syntaxes[each.id]: each.result for each in results if each.result and each.id in syntaxes}
 
 
 def _offered(contexts: Proposal) -> list[Context]:
@@ -182,10 +188,14 @@ class connect:  # noqa: N801 - it is called like a function
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._association is not None
-        if error is None:
-            await self._association.release()
-        else:
+        if error is not None:
             await self._association.abort()
+            return
+        try:
+            await self._association.release()
+        except asyncio.CancelledError:
+            self._association._abort_now()  # nobody else would: the release may not have begun
+            raise
 
     async def _connect(self) -> Association:
         loop = asyncio.get_running_loop()
@@ -200,6 +210,7 @@ class connect:  # noqa: N801 - it is called like a function
             on_associate=self._answered,
         )
         association.called_ae_title, association.calling_ae_title = self._called, self._calling
+        association.user_identity = self._request.user_information.user_identity
         where = f"{self._host} port {self._port}"
         upper_layer.associate(loop.time())
         try:
@@ -253,6 +264,7 @@ class connect:  # noqa: N801 - it is called like a function
             user.roles,
             assume_roles=self._assume_roles,
         )
+        association._refused = _refused(self._proposed, answer.presentation_contexts)
         window = agreed_window(self._window, user.async_operations_window)
         try:
             association.established(user, contexts, window, dict(user.extended))

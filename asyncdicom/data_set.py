@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .part10 import FileMeta
     from .receive_buffer import Lease, SlabPool
 
-__all__ = ["IncomingDataSet"]
+__all__ = ["IncomingDataSet", "sync_folder"]
 
 _COPY_LIMIT = 16 * 1024
 """Up to here the bytes are copied and the slab stays free: a slab of 256 KiB is much to hold for a small object."""
@@ -147,8 +147,8 @@ class IncomingDataSet:
             with contextlib.suppress(OSError):
                 os.unlink(part)
             raise
-        if sync and hasattr(os, "O_DIRECTORY"):
-            await asyncio.to_thread(_sync_folder, folder)  # else the name may be lost although the bytes are not
+        if sync:
+            await asyncio.to_thread(sync_folder, folder)  # else the name may be lost although the bytes are not
         return len(header) + self.received
 
     async def head(self, tags: Collection[int], limit: int = 64 * 1024) -> dict[int, bytes]:
@@ -182,17 +182,12 @@ class IncomingDataSet:
 
     async def read(self, limit: int = 1 << 30) -> bytes:
         """The whole data set as bytes, without decoding. Raises DataSetError if it has more than ``limit``."""
-        self._claim()
-        gathered = BytesIO()
 
-        def gather(views: Sequence[memoryview]) -> None:
-            if self.received > limit:
+        def admit(size: int) -> None:
+            if size > limit:
                 raise DataSetError(f"the data set has more than {limit} bytes, which is the limit given")
-            for view in views:
-                gathered.write(view)
 
-        await self._pour(gather)
-        return gathered.getvalue()
+        return await self.gather(admit)
 
     async def decode(self, limit: int = 1 << 30) -> Dataset:
         """The whole data set as a pydicom ``Dataset`` with its file meta information.
@@ -232,6 +227,19 @@ class IncomingDataSet:
             self.close()
 
     # For the association
+
+    async def gather(self, admit: Callable[[int], object]) -> bytes:
+        """The whole data set as bytes; ``admit`` is told how many they are so far, and raises when it is enough."""
+        self._claim()
+        gathered = BytesIO()
+
+        def gather(views: Sequence[memoryview]) -> None:
+            admit(self.received)
+            for view in views:
+                gathered.write(view)
+
+        await self._pour(gather)
+        return gathered.getvalue()
 
     def feed(self, views: list[memoryview], *, is_last: bool) -> None:
         """More of the data set, in views that are good until the caller returns.
@@ -387,7 +395,10 @@ class IncomingDataSet:
 _DROPPED = "the data set was dropped before all of it was read: the handler of its request has ended"
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder on stable storage, where a system lets folders be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -33,6 +33,9 @@ _log = logging.getLogger("asyncdicom")
 _MAX_QUEUED = 1 << 20
 """Bytes of responses that nobody has taken, from which on nothing is read."""
 
+_MOST_QUEUED = MAX_RESPONSE_LENGTH
+"""The same while somebody waits for the response to another request, which may be behind them."""
+
 _PENDING = 0xFF00
 _UNLIMITED = 0xFFFF
 """Operations in flight: there are no more Message IDs."""
@@ -53,6 +56,8 @@ class Invoker:
         self._queued = 0
         """Bytes of responses that nobody has taken."""
         self._response_data = bytearray()
+        self._stuck: list[asyncio.Future[None]] = []
+        """Of tasks that wait for a place that their own operation has; done when that cannot go on."""
 
     def open_window(self, size: int) -> None:
         """So many operations may be in flight, 0 for any number."""
@@ -128,9 +133,10 @@ class Invoker:
         """Wait for a place in the window, and send a request."""
         association = self._association
         operation = Operation(context, request, association._loop, self._queued_changed, has_several=has_several)
-        if self._places.locked():
-            self._check_own_loop()
-        await self._places.acquire()
+        if self._places.locked() and self._own_loop() is not None:
+            await self._acquire_in_own_loop()
+        else:
+            await self._places.acquire()
         request.message_id = self._next_message_id()
         self.operations[request.message_id] = operation
         writes: int | None = None
@@ -151,16 +157,34 @@ class Invoker:
         self._wait_on(operation)
         return operation
 
-    def _check_own_loop(self) -> None:
-        """A task that goes through responses would wait for itself if it waited for their place in the window."""
+    def _own_loop(self) -> Operation | None:
+        """The operation whose responses the current task is going through."""
         task = asyncio.current_task(self._association._loop)
-        for operation in self.operations.values():
-            if operation.owner is task and not operation.is_abandoned:
-                name = operation.request.message.name[:-3]
-                raise LocalProtocolError(
-                    f"this task is in the midst of a {name} on this association, whose window is full: "
-                    "end it first (aclose), or use another association"
-                )
+        found = (each for each in self.operations.values() if each.owner is task and not each.is_abandoned)
+        return next(found, None)
+
+    async def _acquire_in_own_loop(self) -> None:
+        """Wait for a place that the task's own operation has, until its responses have come: as many as are kept."""
+        loop = self._association._loop
+        stuck: asyncio.Future[None] = loop.create_future()
+        self._stuck.append(stuck)
+        if self._queued >= _MAX_QUEUED:
+            stuck.set_result(None)
+        acquiring = loop.create_task(self._places.acquire())
+        try:
+            await asyncio.wait((stuck, acquiring), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not acquiring.cancel() and not acquiring.cancelled():
+                self._places.release()
+            raise
+        finally:
+            self._stuck.remove(stuck)
+        if not acquiring.done():
+            acquiring.cancel()
+            raise LocalProtocolError(
+                "this task is in the midst of responses on this association, whose window is full; more are to come "
+                "than are kept: end it first (aclose), or use another association"
+            )
 
     def _cut_short(self, operation: Operation, error: BaseException) -> BaseException:
         """An operation has failed in the midst; returns what to raise: why the association ended says more."""
@@ -199,6 +223,15 @@ class Invoker:
             association._write_between_messages(
                 encode_command(operation.context.id, cancel, association._fragment_size)
             )
+        else:
+            operation.abandon()  # all is here, and still counts
+
+    def abandon_own(self) -> None:
+        """The task that calls goes on with something else: nobody takes the responses it has left in the midst."""
+        task = asyncio.current_task(self._association._loop)
+        for operation in tuple(self.operations.values()):
+            if operation.owner is task:
+                self.abandon(operation)
 
     def _leave(self, operation: Operation) -> None:
         """Nobody waits for the response any more; what comes of it is dropped, and its place is free then."""
@@ -208,10 +241,17 @@ class Invoker:
 
     def _queued_changed(self, by: int) -> None:
         self._queued += by
-        if self._queued >= _MAX_QUEUED:
-            self._association.connection.pause_reading("responses")
-        elif self._queued < _MAX_QUEUED // 2:
-            self._association.connection.resume_reading("responses")
+        connection = self._association.connection
+        if self._queued < _MAX_QUEUED // 2 or (self._queued < _MOST_QUEUED and self._is_awaited()):
+            connection.resume_reading("responses")
+        elif self._queued >= _MAX_QUEUED:
+            connection.pause_reading("responses")
+            for stuck in self._stuck:
+                if not stuck.done():
+                    stuck.set_result(None)
+
+    def _is_awaited(self) -> bool:
+        return any(operation.is_awaited for operation in self.operations.values())
 
     def response_received(self, context: PresentationContext, command: Command) -> None:
         """A response has begun: its command is here."""
@@ -229,12 +269,6 @@ class Invoker:
         elif operation is not None:
             self._answered(operation, Response(command, context))
 
-    def suboperation_received(self) -> None:
-        """A C-GET goes on, also when its performer does not say so in a response."""
-        for operation in self.operations.values():
-            if operation.request.message.field is CommandField.C_GET_RQ:
-                self._wait_on(operation)
-
     def _operation_meant(self, command: Command) -> Operation | None:
         """What a response with an unknown Message ID answers."""
         # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
@@ -250,7 +284,7 @@ class Invoker:
         """More of the data set of a response."""
         assert self.incoming is not None
         operation, command, context = self.incoming
-        if operation is not None and not operation.is_abandoned:
+        if operation is not None:  # also one that is abandoned: it may be its last response
             for view in received.views:
                 self._response_data += view
             if len(self._response_data) > MAX_RESPONSE_LENGTH:
@@ -266,7 +300,8 @@ class Invoker:
             return
         status = response.command.status or 0
         if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
-            self._wait_on(operation)
+            if not operation.is_abandoned:  # else a peer that heeds no C-CANCEL would never have to end
+                self._wait_on(operation)
         else:
             operation.last = response
             self._finish(operation)

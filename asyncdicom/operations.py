@@ -187,8 +187,16 @@ class Operation:
             return response
         if self._error is not None:
             raise self._error.with_traceback(None)
+        if self.is_abandoned and self.last is not None:
+            return self.last
         self._waiter = Wakeup(self.loop)
+        self._queued_changed(0)
         return await self._waiter
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for its next response."""
+        return self._waiter is not None and not self._waiter.is_done
 
 
 class Responses:
@@ -199,7 +207,8 @@ class Responses:
 
     Who leaves early, by :meth:`aclose`, at the end of an ``async with`` block, by cancellation, or by dropping the last
     reference, sends C-CANCEL; what is still on the way is dropped when it comes, within the DIMSE timeout, and the
-    association can be used on. Responses that nobody takes are kept, up to 1 MiB, and then nothing is read any more.
+    association can be used on. Responses that nobody takes are kept, up to 1 MiB, and then nothing is read any more;
+    up to 64 MiB while the response to another request is awaited.
     Raises AssociationError when the association ends before the last response.
     """
 
@@ -225,6 +234,8 @@ class Responses:
     async def __anext__(self) -> Response:
         if self._is_over:
             raise StopAsyncIteration
+        if self._operation is not None and self._operation.is_awaited:
+            raise RuntimeError("another task waits for the next of these responses")
         try:
             if self._operation is None:
                 self._operation = await self._begin()
@@ -264,11 +275,13 @@ class Responses:
         """
         operation = self._operation
         self._abandon()
-        if operation is not None and self._invoker.is_in_flight(operation):
+        if operation is None:
+            return
+        if self._invoker.is_in_flight(operation):
             if operation.drained is None:
                 operation.drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(operation.drained)
-            self.final = operation.last
+        self.final = operation.last
 
     def _abandon(self) -> None:
         self._is_over = True

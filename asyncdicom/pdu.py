@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from .errors import AbortReason, ProtocolError
 from .presentation import AsyncOperationsWindow, ContextResult, ExtendedNegotiation, ProposedContext, RoleSelection
@@ -120,6 +120,13 @@ class UserIdentity(NamedTuple):
     secondary: bytes = b""
     """The passcode of type 2, else empty."""
     positive_response_requested: bool = False
+
+    @classmethod
+    def of_user(cls, name: str, passcode: str | None = None, *, positive_response_requested: bool = False) -> Self:
+        """A user name, type 1, or with a passcode, type 2; both in UTF-8."""
+        if passcode is None:
+            return cls(1, name.encode(), b"", positive_response_requested)
+        return cls(2, name.encode(), passcode.encode(), positive_response_requested)
 
     def __repr__(self) -> str:
         """Without the fields: they are credentials, and representations end in logs."""

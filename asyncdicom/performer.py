@@ -47,6 +47,15 @@ MAX_WAITING_REQUESTS = 1024
 _MAX_DATA_SET = 64 << 20
 """Bytes of a request's data set that are gathered for a handler: an image box of the print service has 20 MB or so."""
 
+_MAX_IDENTIFIER = 256 << 10
+"""Bytes of a query: pydicom takes most of a second to decode what may be in so many, and nobody is served meanwhile."""
+
+_WAITING_COST = 2048
+"""Bytes that a request takes while it waits, beside its data set."""
+
+_ALWAYS_GATHERED = 64 << 10
+"""Bytes of each data set that do not count for what all may gather together: who asks for little is not refused."""
+
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _END = object()
 
@@ -92,6 +101,11 @@ class Performer:
         """Whether requests wait or are performed."""
         return bool(self._running or self._waiting)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there are more requests than may be performed at once."""
+        return bool(self._waiting)
+
     def is_current(self) -> bool:
         """Whether it is one of its tasks that asks."""
         return bool(self._tasks) and asyncio.current_task(self._loop) in self._tasks
@@ -115,6 +129,8 @@ class Performer:
                 raise ProtocolError(f"{MAX_WAITING_REQUESTS} requests are waiting, {self.window} at a time may run")
             self._requests[command.message_id] = request
             self._waiting.append((request, handler))
+            if isinstance(request, WholeRequest):  # of a C-STORE the data set is counted
+                self._charge(_WAITING_COST)
         elif command.has_data_set:
             # PS3.7 9.1.1: a refusal may come early, but a peer that is still sending may not read.
             self._refusal = context.id, command, status
@@ -178,7 +194,11 @@ class Performer:
     def cancel(self, message_id: int | None) -> None:
         """C-CANCEL (PS3.7 9.3.2.3); one that comes too late, or for what cannot be cancelled, has no effect."""
         request = self._requests.get(message_id or 0)
-        if isinstance(request, WholeRequest) and request.command.message.field in _CANCELLABLE:
+        if (
+            isinstance(request, WholeRequest)
+            and request.command.message.field in _CANCELLABLE
+            and not request.is_cancelled  # a release cancels too
+        ):
             request.is_cancelled = True
             if request.stop is not None:
                 request.stop()
@@ -195,6 +215,8 @@ class Performer:
         for request, _ in self._waiting:
             if request.incoming is not None:
                 request.incoming.fail(error)
+            if isinstance(request, WholeRequest):
+                self._charge(-_WAITING_COST)
         self._waiting.clear()
         if self._incoming is not None:
             self._incoming.fail(error)
@@ -225,6 +247,10 @@ class Performer:
             return
         association.connection.resume_reading("data sets")
 
+    def _charge(self, by: int) -> None:
+        self._pool.charge(by)
+        self.held_changed(by)
+
     def _look_at_held(self) -> None:
         """See whether reading may go on."""
         self.held_changed(0)
@@ -253,12 +279,11 @@ class Performer:
             answered = None
             self._running += 1
             try:
-                perform = (
-                    self._answer(request, handler)
-                    if isinstance(request, WholeRequest)
-                    else self._store(request, handler)
-                )
-                answered = await perform
+                if isinstance(request, WholeRequest):
+                    self._charge(-_WAITING_COST)
+                    answered = await self._answer(request, handler)
+                else:
+                    answered = await self._store(request, handler)
             except (asyncio.CancelledError, AssociationError):
                 if association._ended is None:
                     _log.warning("= aborting %r: its handler was cancelled", association)
@@ -317,6 +342,18 @@ class Performer:
     async def _answer(self, request: WholeRequest, handler: Handler) -> Status | None:
         """Call a handler that wants the whole request, and answer."""
         request.task = asyncio.current_task(self._loop)
+        try:
+            status, data, more = await self._perform(request, handler)
+            self._answered(request)
+            if self._association._ended is not None or not self._association._may_respond:
+                return None
+            await self._send(request, status, data, **more)
+        finally:
+            self._pool.gather(-request.gathered)
+        return status
+
+    async def _perform(self, request: WholeRequest, handler: Handler) -> tuple[Status, bytes, dict[str, Any]]:
+        """What the last response says: status, data set, and elements of its command."""
         data_set: object = None
         more: dict[str, Any] = {}
         try:
@@ -330,24 +367,30 @@ class Performer:
                 status, data_set, more = await handler.retrieve(request, report)  # type: ignore[attr-defined]
             else:
                 status, data_set = _as_answer(await _called(handler, request))
-            data = encoded(data_set, request.context)
+            if status.category is Category.PENDING:
+                raise ValueError(f"the handler ended with {status}, which says that there is more")
+            return status, encoded(data_set, request.context), more
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
-            data = encoded(error.data_set, request.context) if isinstance(error, StatusError) else b""
-        self._answered(request)
-        if self._association._ended is not None or not self._association._may_respond:
-            return None
-        await self._send(request, status, data, **more)
-        return status
+            return status, encoded(error.data_set, request.context) if isinstance(error, StatusError) else b"", {}
 
     async def _gather(self, request: WholeRequest, incoming: IncomingDataSet) -> None:
+        """Have the whole data set; it is refused when it has come, if it is too long or all are together."""
+        field = request.command.message.field
+        limit = _MAX_IDENTIFIER if field in _CANCELLABLE else _MAX_DATA_SET
+        too_long = StatusError(Status(_TOO_LONG[bool(field & 0x0100)], "too long"))
+
+        def admit(size: int) -> None:
+            counts = max(0, size - _ALWAYS_GATHERED)
+            if size > limit or not self._pool.gather(counts - request.gathered):
+                raise too_long
+            request.gathered = counts
+
         try:
-            request.data = await incoming.read(_MAX_DATA_SET)
-        except DataSetError as error:
-            if incoming.received <= _MAX_DATA_SET:
-                raise
+            request.data = await incoming.gather(admit)
+        except StatusError:
             await incoming.drop()
-            raise StatusError(Status(_TOO_LONG[bool(request.command.message.field & 0x0100)], "too long")) from error
+            raise
 
     async def _find(self, request: WholeRequest, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""
@@ -359,6 +402,8 @@ class Performer:
                 status = _as_status(status)
                 if status.category is not Category.PENDING:
                     return status
+                if data_set is None:
+                    raise TypeError("the C-FIND handler yielded None; a match is a data set")
                 await self._send(request, status, encoded(data_set, request.context))
                 await asyncio.sleep(0)  # a handler that never waits must not keep the loop from others, and C-CANCEL
         return Status.CANCEL if request.is_cancelled else Status.SUCCESS
@@ -373,15 +418,13 @@ class Performer:
         try:
             match = await anext(matches, _END)
         except asyncio.CancelledError:
-            if not _is_unwanted(request) or self._association._ended is not None or task.uncancel():
+            if not _is_unwanted(request) or task.cancelling() > 1:  # then it is not for the C-CANCEL alone
                 raise
-            return _END
         finally:
             request.stop = None
-        if _is_unwanted(request):  # and the handler would not hear of it
-            task.uncancel()
-            return _END
-        return match
+            if _is_unwanted(request):
+                task.uncancel()  # the task goes on, whatever the handler has made of it
+        return _END if _is_unwanted(request) else match
 
     # Answers
 
@@ -419,7 +462,7 @@ class Performer:
         return association._write_between_messages(data)
 
     async def _send(self, request: Request, status: Status, data: bytes = b"", **elements: Any) -> None:
-        """Answer a request, or say how it goes on; returns when the peer has taken what came before."""
+        """Answer a request, or say how it goes on; waits for a peer that leaves too much unread."""
         association = self._association
         command = request.command
         if isinstance(request, NCreateRequest) and not status.is_failure:
@@ -431,7 +474,13 @@ class Performer:
         response = response_to(command, status, has_data_set=bool(data), **status.related, **elements)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("> %s", response)
-        await association._send_message(request.context.id, response, data)
+        try:
+            await association._send_message(request.context.id, response, data)
+        except AssociationError as error:
+            if association._ended is None:
+                _log.warning("= aborting %r: %s", association, error)
+                association._abort_now(error)  # a message that was cut off cannot be taken back
+            raise
         association._last_message = association.connection.now()
 
 
@@ -495,6 +544,8 @@ def encoded(data_set: Dataset | bytes | object, context: PresentationContext) ->
         return b""
     if isinstance(data_set, (bytes, bytearray, memoryview)):
         return bytes(data_set)
+    if not hasattr(data_set, "original_encoding"):
+        raise TypeError(f"a data set is a pydicom Dataset or bytes, not {type(data_set).__name__}")
     from .instances import encode  # noqa: PLC0415 - brings pydicom
 
     return encode(data_set, context.transfer_syntax)  # type: ignore[arg-type]

@@ -339,6 +339,7 @@ class AssociationPool:
                 await _let_go(association)
             else:
                 association.forget_files()
+                association._invoker.abandon_own()
                 member.idle_since = association.connection.now()
                 association.timeouts = self._idle_timeouts  # idle for too long, it releases itself
                 association.connection.wake_at(member.idle_since + self._idle_timeouts.idle)

@@ -120,7 +120,8 @@ class SlabPool:
     of ``associations``, whatever it brings. Beside it, one read of full size is reserved, and what one association may
     hold: of those whose consumer needs more before it can let go, one at a time may read.
 
-    Not in it: the current slab, the spare ones, and what of a PDU other than P-DATA-TF is gathered.
+    Not in it: the current slab, the spare ones, and what of a PDU other than P-DATA-TF is gathered. The data sets that
+    are gathered for handlers may take ``limit`` bytes again (:meth:`gather`).
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class SlabPool:
             raise ValueError(f"a memory limit of {limit} bytes is too low for {associations} associations, not {least}")
         self._slab_size = slab_size
         self._small_size = min(_SMALL, slab_size, limit // 4 // _MOST_PER_BYTE // max(1, associations))
+        self._limit = limit
         self._full_above = limit // 2
         self._room_below = limit // 8 * 3
         self._scarce_above = limit // 4 * 3 - _MOST_PER_BYTE * slab_size - MAX_HELD
@@ -141,6 +143,8 @@ class SlabPool:
         """Of the one that reads all the same, as it needs more."""
         self.used = 0
         """Bytes that consumers hold."""
+        self.gathered = 0
+        """Bytes of data sets that were gathered for handlers."""
         self._spare = spare
         """Slabs that are kept for the next time when they come back: new ones cost page faults. With 16 associations
         whose handlers hold views, 8 spare slabs took a tenth of the rate, and 16 a twentieth."""
@@ -193,6 +197,13 @@ class SlabPool:
             waiting, self._waiting = self._waiting, {}
             for resume in waiting:
                 resume()
+
+    def gather(self, by: int) -> bool:
+        """Whether so many bytes more may be gathered for handlers; if so they are, until as many less are."""
+        if by > 0 and self.gathered + by > self._limit:
+            return False
+        self.gathered += by
+        return True
 
     def may_read(self, resume: Callable[[], None], *, needs_more: bool) -> bool:
         """Whether an association that holds something may read; if not, ``resume`` is called when it may.

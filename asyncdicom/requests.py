@@ -146,12 +146,14 @@ class CStoreRequest(Request):
 class WholeRequest(Request):
     """A request whose handler begins when all of it is here: of all services but C-STORE."""
 
-    __slots__ = ("_data_set", "data", "is_cancelled", "stop", "task")
+    __slots__ = ("_data_set", "data", "gathered", "is_cancelled", "stop", "task")
 
     def __init__(self, association: Association, context: PresentationContext, command: Command) -> None:
         super().__init__(association, context, command)
         self.data = b""
         """Its data set, encoded in the context's transfer syntax; empty if there is none."""
+        self.gathered = 0
+        """Bytes of it that count for what all may gather together."""
         self._data_set: Dataset | None = None
         self.is_cancelled = False
         """Whether the peer wants no more of it (C-CANCEL)."""
@@ -326,7 +328,7 @@ class Handlers(NamedTuple):
     default: Mapping[int, Handler] = _NO_HANDLERS
     """By command field."""
     of_services: Mapping[str, Mapping[int, Handler]] = MappingProxyType({})
-    """By abstract syntax; for the contexts that belong to a service."""
+    """By abstract syntax; for the contexts that belong to a service, and what it leaves to the others."""
 
     @classmethod
     def of(
@@ -334,11 +336,21 @@ class Handlers(NamedTuple):
         handlers: Mapping[str, Handler | None],
         services: Iterable[tuple[Sequence[Context], Mapping[str, Handler]]] = (),
     ) -> Handlers:
-        """From handlers by name, None for none, and those of services. Raises TypeError for an unknown name."""
-        return cls(
-            _by_field(handlers),
-            {context.abstract_syntax: _by_field(its) for contexts, its in services for context in contexts},
-        )
+        """From handlers by name, None for none, and those of services, which may share contexts.
+
+        Raises TypeError for an unknown name, ValueError for two that would handle the same.
+        """
+        default = _by_field(handlers)
+        of_services: dict[str, dict[int, Handler]] = {}
+        for contexts, its in services:
+            by_field = _by_field(its)
+            for uid in {context.abstract_syntax for context in contexts}:
+                known = of_services.setdefault(uid, {})
+                if both := known.keys() & by_field.keys():
+                    names = ", ".join(MESSAGES[field].name[:-3] for field in sorted(both))
+                    raise ValueError(f"two services handle {names} on the context {uid}")
+                known |= by_field
+        return cls(default, {uid: default | its for uid, its in of_services.items()})
 
 
 NO_HANDLERS = Handlers()

@@ -10,10 +10,10 @@ import inspect
 import logging
 from collections.abc import Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .command import Category, Status
-from .errors import AssociationError, LocalProtocolError
+from .errors import AssociationError, LocalProtocolError, NoAcceptedContext
 from .performer import generated
 from .pool import AssociationPool, Backoff, ConnectOptions
 from .requests import CMoveRequest
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from .sending import Sendable
 
     Report = Callable[..., Awaitable[None]]
-    MoveDestinations = (
-        Mapping[str, "Destination | tuple[str, int]"]
-        | Callable[[CMoveRequest], "Destination | tuple[str, int] | Awaitable[Any] | None"]
-    )
-
-__all__ = ["Destination", "Retriever"]
+__all__ = ["Destination", "MoveDestinations", "Resolve", "Retriever", "find_destination"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -53,6 +48,31 @@ class Destination(NamedTuple):
     options: ConnectOptions = _NO_OPTIONS
     """Of :func:`~asyncdicom.connect`. By default the move destination is the called AE title, and the title by which
     the C-MOVE's requestor called is the calling one."""
+
+
+_Address: TypeAlias = "Destination | tuple[str, int]"
+Resolve: TypeAlias = "Mapping[str, _Address] | Callable[[str], _Address | Awaitable[_Address | None] | None]"
+"""Where the AE of a title is: host and port, or a :class:`Destination`; None, or no entry, if that is not known."""
+MoveDestinations: TypeAlias = (
+    "Mapping[str, _Address] | Callable[[CMoveRequest], _Address | Awaitable[_Address | None] | None]"
+)
+"""The same for the destination of a C-MOVE; functions are called with its request."""
+
+
+async def find_destination(
+    destinations: Mapping[str, Any] | Callable[[Any], Any] | None, ae_title: str, asked: object
+) -> Destination | None:
+    """Where the AE of a title is, None if that is not known.
+
+    A mapping is asked for the title; a function, which may be a coroutine function, is called with ``asked``.
+    """
+    if isinstance(destinations, Mapping):
+        found = destinations.get(ae_title)
+    else:
+        found = destinations(asked) if destinations is not None else None
+        if inspect.isawaitable(found):
+            found = await found
+    return Destination(*found) if found is not None else None
 
 
 class Retriever:
@@ -93,8 +113,8 @@ class Retriever:
                     if not request.is_cancelled:
                         await report(**count.elements())
         except AssociationError as error:
-            if request.association._ended is not None:
-                raise
+            if request.association._ended is not None or error not in sending.refusals:
+                raise  # which may be the handler's own, of another association
             _log.warning("a C-MOVE of %r failed: %s", request.calling_ae_title, error)
             count.give_up()
         finally:
@@ -105,7 +125,7 @@ class Retriever:
         if not isinstance(request, CMoveRequest):
             yield _ThisAssociation(request.association)
             return
-        destination = await self._destination(request)
+        destination = await find_destination(self._destinations, request.destination, request)
         if destination is None:
             yield None
             return
@@ -123,15 +143,6 @@ class Retriever:
             **options,
         ) as pool:
             yield pool
-
-    async def _destination(self, request: CMoveRequest) -> Destination | None:
-        if isinstance(self._destinations, Mapping):
-            found: Any = self._destinations.get(request.destination)
-        else:
-            found = self._destinations(request) if self._destinations is not None else None
-            if inspect.isawaitable(found):
-                found = await found
-        return Destination(*found) if found is not None else None
 
 
 def _store_options(request: CGetRequest) -> StoreOptions:
@@ -224,7 +235,12 @@ _SUBOPERATIONS_FAILED = 0xB000
 
 
 def _why(result: SendResult) -> object:
-    return result.error if result.status is None else result.status
+    """For the log: a peer's comment, the name of a file and an error in a data set may tell of a patient."""
+    if result.status is not None:
+        return f"status {int(result.status):04X}H"
+    return (
+        result.error if isinstance(result.error, (AssociationError, NoAcceptedContext)) else type(result.error).__name__
+    )
 
 
 class _ThisAssociation:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 from .errors import AssociationError
-from .instances import Instance, read_instance
+from .instances import Instance, describe_data_set, read_instance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sized
@@ -164,7 +164,7 @@ class Sending:
         self._exhausted = False
         """Whether nothing comes into the window any more."""
         self._halted = False
-        self._refusals: list[Exception] = []
+        self.refusals: list[Exception] = []
         """Why associations could not be made."""
         self._may_read = asyncio.Event()
         self._may_send = asyncio.Event()
@@ -201,19 +201,19 @@ class Sending:
                     if was_full:
                         self._may_send.set()
                         self._may_read.set()
-                if self._exhausted and not self._window and not self._in_flight:
-                    break
                 for task in workers:
                     if task.done():
                         task.result()  # raises what should not have happened
+                if self._exhausted and not self._window and not self._in_flight:
+                    break
                 if all(task.done() for task in workers):
-                    raise self._refusals[0]
+                    raise self.refusals[0]
                 self._news.clear()
                 await self._news.wait()
             if feeder.done() and not self._halted:
                 feeder.result()  # raises what the iterable has raised
-            if self._refusals:
-                _log.warning("fewer than %d associations: %s", len(workers), self._refusals[0])
+            if self.refusals:
+                _log.warning("fewer than %d associations: %s", len(workers), self.refusals[0])
         finally:
             for task in (feeder, *workers):
                 task.cancel()
@@ -238,6 +238,8 @@ class Sending:
     def _look_at(self, given: Sendable) -> None:
         try:
             instance = read_instance(given) if isinstance(given, (str, os.PathLike)) else given
+            if not isinstance(instance, Instance):
+                describe_data_set(instance)  # raises if it cannot be sent
             contexts = self._pool._contexts_for(instance)
         except Exception as error:  # noqa: BLE001 - it is the result
             self._add_result(SendResult(given, None, error))
@@ -274,7 +276,7 @@ class Sending:
             try:
                 member = await self._pool._take(self._window[0].contexts)
             except Exception as error:  # noqa: BLE001 - raised when nobody is left
-                self._refusals.append(error)
+                self.refusals.append(error)
                 return
             finally:
                 self._connecting -= 1

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .retrieve import MoveDestinations
     from .upper_layer import Indicated
 
-    IdentityCheck = Callable[[UserIdentity, Association], Awaitable[bool | bytes | None]]
+    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[bool | bytes | None]]
 
 __all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
 
@@ -138,7 +138,7 @@ class Server:
         """Connections without an association, not yet or no more, the oldest first."""
         self._associations: dict[Association, None] = {}
         self._statistics = Statistics()
-        self._checks: set[asyncio.Task[None]] = set()
+        self._checks: dict[Association, asyncio.Task[None]] = {}
         """Of identities of users, while associations wait for them."""
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
@@ -190,7 +190,7 @@ class Server:
         for association in tuple(self._pending):
             if association.connection.upper_layer.state in (State.STA2, State.STA3):
                 association.connection.kill()
-        for task in self._checks:
+        for task in self._checks.values():
             task.cancel()
         try:
             await self._wait_until(lambda: not self._associations, drain)
@@ -270,18 +270,19 @@ class Server:
         association.calling_ae_title = request.calling_ae_title
         association.peer_address = association.connection.peer_address()
         user = request.user_information
+        association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
         if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
             self._reject_association(association, rejection)
-        elif user.user_identity is not None and self._check_identity is not None:
+        elif self._check_identity is not None:
             task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
+            self._checks[association] = task
+            task.add_done_callback(lambda task: self._checked(association, task))
         else:
             self._accept_association(association, request, negotiated)
 
     async def _check(
-        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity
+        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity | None
     ) -> None:
         """Ask whether the user is who it says (PS3.7 D.3.3.7), and go on."""
         assert self._check_identity is not None
@@ -290,16 +291,17 @@ class Server:
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
                 answer = await self._check_identity(identity, association)
+            if answer is True or isinstance(answer, bytes):
+                rejection = None
+                if identity is not None and identity.positive_response_requested:
+                    response = b"" if answer is True else answer
+            elif answer is not False and answer is not None:
+                raise TypeError(f"the check of a user identity returned {type(answer).__name__}, not a bool or bytes")
         except TimeoutError:
             _log.warning("= the identity of a user of %r was not checked in time", association)
             rejection = AssociateRJ(2, 3, 1)
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
-        else:
-            if answer is not False and answer is not None:
-                rejection = None
-                if identity.positive_response_requested:
-                    response = b"" if answer is True else bytes(answer)
         if association._ended is not None or association.connection.upper_layer.state is not State.STA3:
             return
         if rejection is None and (not self._has_place or self._closing.done()):
@@ -308,6 +310,14 @@ class Server:
             self._reject_association(association, rejection)
         else:
             self._accept_association(association, request, negotiated, response)
+
+    def _checked(self, association: Association, task: asyncio.Task[None]) -> None:
+        """A check is over; one that did not say how it goes on leaves nothing to be done but close."""
+        del self._checks[association]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("= checking the identity of a user of %r failed", association, exc_info=error)
+        if association.connection.upper_layer.state is State.STA3:
+            association.connection.kill()
 
     def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
         self._statistics.rejected += 1
@@ -375,6 +385,8 @@ class Server:
 
     def _ended(self, association: Association) -> None:
         """Only its connection is left, until the peer closes or ARTIM ends: that is no place taken."""
+        if (check := self._checks.get(association)) is not None:
+            check.cancel()
         if association in self._associations:
             self._statistics.aborted += not isinstance(association._ended, AssociationReleased)
             del self._associations[association]
@@ -437,17 +449,17 @@ class serve:  # noqa: N801 - it is called like a function
     C-CANCEL.
 
     ``services`` are objects that bring handlers together with the contexts on which they serve; the other handlers get
-    the rest. ``move_destinations`` says where a C-MOVE's destination is: a mapping of AE titles to (host, port) or
-    :class:`~asyncdicom.retrieve.Destination`, or a function, which may be a coroutine function, from the request to one
-    of these or None. An unknown one is answered with A801H.
+    the rest, also of what comes on those contexts. ``move_destinations`` says where a C-MOVE's destination is: a
+    mapping of AE titles to (host, port) or :class:`~asyncdicom.retrieve.Destination`, or a function, which may be a
+    coroutine function, from the request to one of these or None. An unknown one is answered with A801H.
 
     ``max_operations_invoked`` and ``max_operations_performed`` bound the asynchronous operations window that is granted
     to requestors that ask for one (PS3.7 D.3.3.3), seen from them: how many of a requestor's requests are handled at
     once, and how many it is asked to do; 0 for any number.
 
-    ``user_identity`` is a coroutine function that is asked about the user identity in an association request (PS3.7
-    D.3.3.7) and the :class:`Association` to be: it returns whether it is accepted, or what to answer to it as bytes.
-    Without it, identities are not looked at; requests without one are not shown to it.
+    ``user_identity`` is a coroutine function that is asked about the user identity in each association request (PS3.7
+    D.3.3.7), None if there is none, and the :class:`Association` to be: it returns whether it is accepted, or what to
+    answer to it as bytes. False, None and an exception reject the association. Without it identities are not looked at.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
     a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU;
@@ -461,7 +473,10 @@ class serve:  # noqa: N801 - it is called like a function
     ``memory_limit`` is how many bytes of receive memory the handlers of all associations may hold together: views that
     they have not let go, and what has come before they ask for it. Nobody is refused for it: associations whose
     handlers hold some wait with reading, the others go on. What ``read`` and ``decode`` gather is the handler's own,
-    and bounded by their own limits. Raises ValueError for less than 16 MiB, or 2,560 bytes for each association.
+    and bounded by their own limits. The data sets of other requests than C-STORE are gathered before their handlers
+    begin: queries up to 256 KiB, others up to 64 MiB, and all together as much as ``memory_limit`` again; beyond it
+    they are refused, except those of 64 KiB and less. Raises ValueError for less than 16 MiB, or 2,560 bytes for each
+    association.
 
     ``ssl`` is a context, or a function that makes one.
 
@@ -531,13 +546,18 @@ class serve:  # noqa: N801 - it is called like a function
         served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
         supported = [each for its, _ in served for each in its]
         if contexts is not None:
-            supported += as_contexts(contexts)
+            supported += as_contexts(contexts)  # the last one for an abstract syntax counts
         else:
             # Who answers C-GET is the SCU of the storage classes (PS3.7 D.3.3.4).
             storage = storage_contexts() if c_store is not None or c_get is not None else ()
             scu, scp = c_get is not None, None if c_store is not None else False
-            supported += [Context(VERIFICATION), *(each._replace(scu=scu, scp=scp) for each in storage)]
-            supported += [Context(uid) for name, uids in _MODELS.items() if handlers[name] is not None for uid in uids]
+            models = [uid for name, uids in _MODELS.items() if handlers[name] is not None for uid in uids]
+            usual = [
+                Context(VERIFICATION),
+                *(each._replace(scu=scu, scp=scp) for each in storage),
+                *map(Context, models),
+            ]
+            supported[:0] = usual  # what services say of the same counts
         self._host = host
         self._port = port
         self._ssl = ssl

@@ -64,7 +64,7 @@ async def test_stgcmtscu_hears_what_orthanc_has(orthanc, stored):
     (port,) = free_ports(1)
     await orthanc.register("OURS", port)
     instances = [word for each in (*stored, MISSING) for word in ("--instance", ",".join(each))]
-    words = ("stgcmtscu", "--json", "-aet", "OURS", "--listen", port, *instances)
+    words = ("stgcmtscu", "--json", "-aet", "OURS", "--port", port, *instances)
     code, output = await run(sys.executable, "-m", "asyncdicom", *words, "127.0.0.1", orthanc.port)
     outcome = json.loads(output.splitlines()[-1])
     assert (code, len(outcome["committed"]), [each["reason"] for each in outcome["failed"]]) == (62, 2, ["0112"])

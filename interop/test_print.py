@@ -33,9 +33,9 @@ from asyncdicom.services.print_management import (
     PrintSession,
     print_contexts,
     printer_state,
-    reference,
 )
 from asyncdicom.services.printer import PrinterService
+from asyncdicom.services.references import reference_item
 
 CT = get_testdata_file("CT_small.dcm")
 MR = get_testdata_file("MR_small.dcm")
@@ -296,7 +296,7 @@ def their_printing(port, color):
     session, film = generate_uid(), generate_uid()
     answered(association.send_n_create(data_set(NumberOfCopies=2), FILM_SESSION, session, meta_uid=meta))
     box = data_set(ImageDisplayFormat=r"STANDARD\1,1", FilmOrientation="PORTRAIT")
-    box.ReferencedFilmSessionSequence = [reference(FILM_SESSION, session)]
+    box.ReferencedFilmSessionSequence = [reference_item((FILM_SESSION, session))]
     made = answered(association.send_n_create(box, FILM_BOX, film, meta_uid=meta))
     (item,) = made.ReferencedImageBoxSequence
     assert item.ReferencedSOPClassUID == image_class
@@ -341,9 +341,9 @@ class TheirPrinter:
         answer.update(attributes)
         answer.AffectedSOPInstanceUID = uid
         if sop_class_uid == FILM_BOX:
-            boxes = [reference(GRAYSCALE_IMAGE_BOX, generate_uid()) for _ in range(2)]
+            boxes = [reference_item((GRAYSCALE_IMAGE_BOX, generate_uid())) for _ in range(2)]
             answer.ReferencedImageBoxSequence = boxes
-            answer.ReferencedBasicAnnotationBoxSequence = [reference(ANNOTATION_BOX, generate_uid())]
+            answer.ReferencedBasicAnnotationBoxSequence = [reference_item((ANNOTATION_BOX, generate_uid()))]
         return 0x0000, answer
 
     def set(self, event):
@@ -354,7 +354,7 @@ class TheirPrinter:
     def act(self, event):
         self.actions.append(event.action_type)
         answer, uid = pydicom.Dataset(), generate_uid()
-        answer.ReferencedPrintJobSequence = [reference(PRINT_JOB, uid)]
+        answer.ReferencedPrintJobSequence = [reference_item((PRINT_JOB, uid))]
         thread = threading.Thread(target=self.report, args=(event.assoc, uid))
         self.threads.append(thread)
         thread.start()  # it waits until this is answered

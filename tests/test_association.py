@@ -474,6 +474,35 @@ async def test_a_peer_that_closes_instead_of_answering_the_release_is_taken_as_r
         pass
 
 
+async def test_a_release_waits_for_the_rest_of_a_request_that_was_answered_early():
+    refused, go_on, ends = asyncio.Event(), asyncio.Event(), []
+
+    async def script(peer):
+        await accept(peer)
+        await peer.receive_command()
+        peer.send(response(CommandField.C_STORE_RSP, 1, 0xA700))
+        refused.set()
+        await go_on.wait()
+        while isinstance(pdu := await peer.receive(), PDataTF):
+            ends.append(pdu.values[-1].is_last)
+        assert isinstance(pdu, ReleaseRQ), pdu
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port, asyncio.timeout(DEADLINE):
+        association = await asyncdicom.connect("127.0.0.1", port, contexts=[CT])
+        large = asyncdicom.Instance(CT, "1.2.3", EXPLICIT, length=20_000_000, data=data_set(20_000_000))
+        store = asyncio.ensure_future(association.c_store(large))
+        await refused.wait()
+        while association._invoker.operations:
+            await asyncio.sleep(0)
+        release = asyncio.ensure_future(association.release())
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await store == 0xA700
+        await release
+    assert ends.index(True) == len(ends) - 1
+
+
 async def test_a_release_collision_ends_released_on_both_sides():
     async def script(peer):
         await accept(peer)

@@ -103,13 +103,14 @@ async def test_a_signal_ends_it_and_what_came_is_said(archive, tmp_path):
     summary = json.loads(out)
     assert (process.returncode, summary["exit_code"], summary["error"]) == (130, 130, "interrupted")
     assert summary["received"] == 2
+    assert summary["completed"] >= 1
 
 
 async def test_a_failure_status_is_an_exit_code_and_ends_it(tmp_path):
     async def refuse(request):
         yield asyncdicom.Status(0xA701, "too many")
 
-    contexts = ["study root"]
+    contexts = ["study root", asyncdicom.Context("CT Image Storage", scu=True)]
     async with asyncdicom.serve("127.0.0.1", 0, contexts=contexts, c_get=refuse) as server:
         done = await run_beside("getscu", *STUDY, "--repeat", "2", "-od", tmp_path, "127.0.0.1", server.port)
     assert done.returncode == 69

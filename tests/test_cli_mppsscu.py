@@ -101,8 +101,9 @@ async def test_a_refusal_is_told():
     async with served(created=refuse) as (_, peer):
         code, _, errors = await tool(*peer)
         assert (code, "not from you" in errors) == (62, True)
-        code, output, _ = await tool("--json", *peer)
+        code, output, errors = await tool("--json", *peer)
         assert (code, json.loads(output)["status"], json.loads(output)["state"]) == (62, "0124", None)
+        assert "0124H" in errors
 
 
 async def test_an_unknown_step_is_told():

@@ -195,7 +195,12 @@ def test_nothing_of_a_patient_is_logged(folder):
         (("0", "--peer", "TITLE="), ExitCode.SYNTAX, "the host is missing"),
         (("0", "--peer", f"{'T' * 17}=h:1"), ExitCode.SYNTAX, "16"),
         (("0", "--folder", "/does/not/exist"), ExitCode.OUTPUT_FOLDER, "does not exist"),
-        (("0", "--worklist", "/does/not/exist"), ExitCode.CANNOT_READ, "the worklist's folder /does/not/exist"),
+        (("0",), ExitCode.SYNTAX, "--folder names where the archive is"),
+        (
+            ("0", "--folder", ".", "--worklist", "/does/not/exist"),
+            ExitCode.CANNOT_READ,
+            "the worklist's folder /does/not/exist",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, words, code, message):

@@ -83,7 +83,7 @@ async def test_the_report_may_come_on_a_new_association(release):
     port = free_port()
     options = {"resolve": {"MODALITY": ("127.0.0.1", port)}, "new_association": not release}
     async with served(**options) as peer:
-        words = ("-aet", "MODALITY", "--listen", port, *(["--release"] if release else []))
+        words = ("-aet", "MODALITY", "--port", port, *(["--release"] if release else []))
         code, output, errors = await tool(*words, "--instance", f"{CT},1.2.3.0", *peer)
     assert (code, output) == (0, "1.2.3.0 safe\n1 safe, 0 not\n"), errors
 
@@ -96,7 +96,7 @@ async def test_no_report_in_time_is_told():
     async with asyncdicom.serve("127.0.0.1", 0, services=[provider]) as server:
         code, _, errors = await tool("--wait", "0.2", "--instance", f"{CT},1.2", "127.0.0.1", server.port)
         await provider.close(drain=0.0)
-    assert (code, "no report came" in errors, "--listen" in errors) == (70, True, True)
+    assert (code, "no report came" in errors, "--port" in errors) == (70, True, True)
 
 
 async def test_a_refused_request_is_told():
@@ -113,7 +113,7 @@ async def test_a_port_that_is_taken_is_told():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        words = ("--listen", port, "--listen-address", "127.0.0.1", "--instance", f"{CT},1.2", "127.0.0.1", "1")
+        words = ("--port", port, "-ba", "127.0.0.1", "--instance", f"{CT},1.2", "127.0.0.1", "1")
         code, _, errors = await tool(*words)
     assert code == 64, errors
 

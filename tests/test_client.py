@@ -6,7 +6,7 @@ import socket
 import ssl
 
 import pytest
-from raw_peer import CT, accept, data_set, raw_server, request, response
+from raw_peer import CT, DEADLINE, SYNTAX, accept, data_set, raw_server, request, response
 
 import asyncdicom
 from asyncdicom import Context, Status, Timeouts
@@ -332,3 +332,57 @@ async def test_roles_that_were_not_answered_may_be_assumed():
         async with raw_server(script) as port:
             async with asyncdicom.connect("127.0.0.1", port, contexts=contexts, assume_roles=assumed) as association:
                 assert association.contexts[1].scp is assumed
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [(3, "which the peer does not support"), (4, "none of the proposed transfer syntaxes"), (1, "has rejected it")],
+)
+async def test_a_context_that_was_refused_is_named_with_the_reason(result, words):
+    async def script(peer):
+        asked = await peer.receive()
+        answers = [ContextResult(each.id, result, each.transfer_syntaxes[0]) for each in asked.presentation_contexts]
+        peer.send(AssociateAC(tuple(answers), UserInformation(maximum_length=16384)))
+        await peer.receive()
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port, asyncdicom.connect("127.0.0.1", port) as association:
+        with pytest.raises(asyncdicom.NoAcceptedContext, match=words):
+            await association.c_echo()
+
+
+async def test_a_get_needs_contexts_in_which_to_take_instances():
+    async with asyncdicom.serve("127.0.0.1", 0, c_get=print) as server:
+        model = "StudyRootQueryRetrieveInformationModelGet"
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[model]) as association:
+            with pytest.raises(asyncdicom.NoAcceptedContext, match="retrieval_contexts"):
+                association.c_get(b"1234", model=model)
+
+
+async def test_a_block_that_is_cancelled_while_it_waits_to_release_leaves_no_association():
+    never = asyncio.Event()
+
+    async def handler(request):
+        await never.wait()
+
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=handler) as server:
+        others = []
+
+        async def block():
+            async with asyncdicom.connect("127.0.0.1", server.port, contexts=[CT]) as association:
+                instance = asyncdicom.Instance(CT, "1.2.3", SYNTAX, length=100, data=bytes(100))
+                others.append(asyncio.ensure_future(association.c_store(instance)))
+                while not association._invoker.operations:
+                    await asyncio.sleep(0)
+                others.append(association)
+
+        task = asyncio.ensure_future(block())
+        async with asyncio.timeout(DEADLINE):
+            while len(others) < 2:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            with pytest.raises(asyncdicom.AssociationAborted):
+                await others[0]
+            assert not others[1].is_established

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from asyncdicom import Context, Status
 from asyncdicom.elements import implicit_element
 from asyncdicom.node.archive import Archive
 from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveOptions
+from asyncdicom.services.references import Reference
 from asyncdicom.uids import (
     PATIENT_ROOT_FIND,
     PATIENT_ROOT_GET,
@@ -425,3 +428,24 @@ def test_every_model_of_the_archive_has_three_services():
     services = Archive(".").services
     assert {context.abstract_syntax for context in services[1].contexts} == set(QUERIES)
     assert all(uid in MODEL_OF for uid in QUERIES)
+
+
+async def test_what_is_committed_is_on_stable_storage(tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    path = write(tmp_path, make())
+    async with Archive(tmp_path) as node:
+        assert await node.check([Reference(CT, "1.2.3.1.1"), Reference(CT, "1.9")]) == {"1.9": 0x0112}
+    assert synced == {path.stat().st_ino, tmp_path.stat().st_ino}
+
+
+async def test_the_first_query_need_not_import(tmp_path):
+    code = f"""if True:
+        import asyncio, sys
+        from asyncdicom.node.archive import Archive
+        async def main():
+            async with Archive({str(tmp_path)!r}):
+                print("pydicom.datadict" in sys.modules)
+        asyncio.run(main())"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0].split() == [b"True"]

@@ -1,3 +1,4 @@
+import asyncio
 import os
 
 import pytest
@@ -133,3 +134,32 @@ def test_a_step_is_no_instance_of_the_archive(tmp_path):
     index = Index(tmp_path)
     assert index.scan() == 0
     index.close()
+
+
+def test_a_step_that_names_a_series_is_no_instance_either(tmp_path):
+    named = step()
+    named.update(make())
+    StepFolder(tmp_path / "mpps")["1.2.3"] = named
+    index = Index(tmp_path)
+    assert index.scan() == 0
+    index.close()
+
+
+async def test_a_worklist_whose_folder_is_gone_is_an_error_and_not_empty(tmp_path):
+    (tmp_path / "worklist").mkdir()
+    worklist = WorklistFolder(tmp_path / "worklist")
+    assert await worklist() == []
+    (tmp_path / "worklist").rmdir()
+    with pytest.raises(FileNotFoundError):
+        await worklist()
+
+
+async def test_a_query_that_is_cancelled_does_not_disturb_the_next(tmp_path):
+    for number in range(300):
+        write_entry(tmp_path / f"{number}.wl", scheduled(number))
+    worklist = WorklistFolder(tmp_path)
+    known = set(map(id, await worklist()))
+    left = asyncio.ensure_future(worklist())
+    await asyncio.sleep(0)
+    left.cancel()
+    assert set(map(id, await worklist())) == known

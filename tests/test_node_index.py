@@ -76,6 +76,13 @@ def test_what_is_no_instance_is_passed_over(index, tmp_path):
     assert index.scan() == 0
 
 
+def test_what_is_passed_over_is_told(index, tmp_path, caplog):
+    caplog.set_level("INFO", "asyncdicom")
+    (tmp_path / "broken").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    index.scan()
+    assert "broken" in caplog.text
+
+
 def test_of_several_files_of_an_instance_the_newest_counts(index, tmp_path):
     for name, time in (("b", 3), ("a", 1), ("c", 2)):
         os.utime(write(tmp_path / name, make(PatientName=name)), (time, time))
@@ -91,6 +98,17 @@ def test_the_file_of_an_instance_is_replaced_where_it_is(index, tmp_path):
     assert dcmread(place).PatientName == "new"
     assert [match.PatientName for match in find(index, "PATIENT", PatientName="")] == ["new"]
     assert not part.exists()
+
+
+def test_an_instance_whose_folder_is_gone_gets_another_place(index, tmp_path):
+    (tmp_path / "sub").mkdir()
+    place = write(tmp_path / "sub", make())
+    index.scan()
+    place.unlink()
+    place.parent.rmdir()
+    part = write(tmp_path / ".part", make())
+    assert index.take(part, CT, "1.2.3.1.1") == tmp_path / "1.2.3.1.1.dcm"
+    assert index.holds([(CT, "1.2.3.1.1")]) == [True]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,61 @@ async def test_responses_that_were_left_have_no_last_one():
             await responses
 
 
+async def much(request):
+    while True:
+        yield b"\x20\0\x10\0SH\2\0AB" * 10_000
+
+
+async def test_a_release_cancels_what_its_task_has_left_in_the_midst():
+    async with asyncio.timeout(DEADLINE), asking(much) as association:
+        responses = association.c_find(keys(), model=FIND)
+        await anext(responses)
+        await until(lambda: association.connection.is_reading_paused)
+        await association.release()
+        assert [each async for each in responses] == []
+        assert responses.status == Status.CANCEL
+
+
+async def test_responses_that_were_over_before_they_were_closed_have_the_last_one():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        task = asyncio.ensure_future(anext(responses))
+        await until(lambda: association._invoker.operations)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: not association._invoker.operations)
+        await responses.aclose()
+        assert responses.status == Status.CANCEL
+
+
+async def test_two_tasks_cannot_wait_for_the_same_response():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        task = asyncio.ensure_future(anext(responses, None))
+        await until(lambda: responses._operation and responses._operation.is_awaited)
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(responses)
+        await responses.aclose()
+        assert await task is None
+
+
+@pytest.mark.parametrize("closing", [True, False])
+async def test_responses_that_had_all_come_before_they_were_left_do_not_count_for_ever(closing):
+    async with asking() as association:
+        for _ in range(200):
+            responses = association.c_find(keys(), model=FIND)
+            async for _ in responses:
+                async with asyncio.timeout(DEADLINE):
+                    while association._invoker.operations:
+                        await asyncio.sleep(0)
+                break
+            if closing:
+                await responses.aclose()
+            del responses
+        await until(lambda: not association._invoker._queued)
+        assert not association.connection.is_reading_paused
+
+
 async def test_closing_what_has_not_begun_sends_nothing():
     async with asking() as association:
         writes = association.connection.writes
@@ -142,12 +197,32 @@ async def test_closing_what_has_not_begun_sends_nothing():
         assert association.connection.writes == writes
 
 
-async def test_who_waits_for_a_place_in_the_midst_of_its_own_loop_is_told():
+async def test_who_would_wait_for_itself_is_told():
     async with asking(without_end) as association:
         async with association.c_find(keys(), model=FIND) as responses:
             await anext(responses)
-            with pytest.raises(asyncdicom.LocalProtocolError, match="in the midst of a C-FIND"):
+            with pytest.raises(asyncdicom.LocalProtocolError, match="in the midst of responses"):
                 await association.c_echo()
+        assert (await association.c_echo()).is_success
+
+
+async def test_a_request_in_the_midst_of_responses_waits_for_the_last_of_them():
+    async with asking() as association:
+        numbers = []
+        async for response in association.c_find(keys(), model=FIND):
+            numbers.append(response.data_set.StudyID)
+            assert (await association.c_echo()).is_success
+        assert numbers == [str(number) for number in range(10)]
+
+
+async def test_a_request_in_the_midst_of_responses_may_be_cancelled():
+    async with asking(never) as association:
+        responses = association.c_find(keys(), model=FIND)
+        responses._operation = await responses._begin()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await association.c_echo()
+        await responses.aclose()
         assert (await association.c_echo()).is_success
 
 
@@ -233,6 +308,26 @@ async def test_no_window_is_proposed_unless_it_is_asked_for():
         pass
 
 
+async def test_with_a_window_matches_that_wait_do_not_stand_in_the_way_of_other_responses():
+    async def much(request):
+        for _ in range(40):
+            yield b"\x20\0\x10\0SH\2\0AB" * 10_000
+
+    contexts = [FIND, "verification"]
+    async with (
+        asyncdicom.serve("127.0.0.1", 0, c_find=much, contexts=contexts, max_operations_invoked=2) as server,
+        asyncdicom.connect("127.0.0.1", server.port, contexts=contexts, max_operations_invoked=2) as association,
+    ):
+        matches = 0
+        async with asyncio.timeout(DEADLINE):
+            async for _ in association.c_find(keys(), model=FIND):
+                if not matches:
+                    await until(lambda: association.connection.is_reading_paused)
+                assert (await association.c_echo()).is_success
+                matches += 1
+        assert matches == 40
+
+
 # What peers answer
 
 
@@ -300,6 +395,24 @@ async def test_a_peer_that_does_not_answer_a_cancel_is_aborted():
         assert not association.is_established
 
 
+async def test_a_peer_that_goes_on_after_a_cancel_is_aborted_in_time():
+    async def script(peer):
+        await accept(peer)
+        command = await peer.receive_command()
+        with contextlib.suppress(ConnectionError):
+            while not peer.reader.at_eof():
+                peer.send(answer(command, status=0xFF00))
+                await peer.writer.drain()
+                await asyncio.sleep(0.01)
+
+    async with raw_server(script) as port, asyncio.timeout(DEADLINE):
+        options = {"contexts": [FIND], "timeouts": Timeouts(dimse=0.2)}
+        async with asyncdicom.connect("127.0.0.1", port, **options) as association:
+            async with association.c_find(keys(), model=FIND) as responses:
+                await anext(responses)
+            assert not association.is_established
+
+
 async def test_a_pending_response_gives_the_peer_more_time():
     times = Timeouts(dimse=0.2)
 
@@ -345,6 +458,24 @@ async def test_a_cancel_names_the_message_it_cancels():
             async with association.c_find(keys(), model=FIND) as responses:
                 await anext(responses)
     assert seen == [(CommandField.C_CANCEL_RQ, True)]
+
+
+async def test_the_last_response_of_what_was_cancelled_has_its_data_set():
+    async def script(peer):
+        await accept(peer)
+        command = await peer.receive_command()
+        await peer.receive()
+        peer.send(answer(command, status=0xFF00))
+        await peer.receive_command()
+        peer.send(answer(command, status=0xFE00, has_data_set=True), pdv(1, 2, b"\x20\0\x10\0SH\2\0AB"))
+        assert isinstance(await peer.receive(), ReleaseRQ)
+        peer.send(ReleaseRP())
+
+    async with raw_server(script) as port:
+        async with asyncdicom.connect("127.0.0.1", port, contexts=[FIND]) as association:
+            async with association.c_find(keys(), model=FIND) as responses:
+                await anext(responses)
+            assert responses.final.data_set.StudyID == "AB"
 
 
 async def test_the_counters_of_a_move_are_those_of_its_responses():

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from raw_peer import CT, DEADLINE, data_set, pdv, raw_client, store_request
 
 import asyncdicom
-from asyncdicom import Context, Status, StatusError
+from asyncdicom import Context, Status, StatusError, Timeouts
 from asyncdicom.command import Command, CommandField
 from asyncdicom.dimse import encode_command
 from asyncdicom.pdu import Abort, AsyncOperationsWindow, PDataTF, ReleaseRP, ReleaseRQ
@@ -155,6 +155,22 @@ async def test_what_lacks_an_element_is_answered_without_a_handler(field, more, 
     assert (await answer_to(normalized(field, **more), **handlers | dict.fromkeys(handlers, succeed))).status == status
 
 
+async def test_services_may_share_a_context_but_not_what_they_handle():
+    class Steps:
+        contexts = (MPPS,)
+        handlers = {"n_create": succeed}  # noqa: RUF012
+
+    class Changes:
+        contexts = (MPPS,)
+        handlers = {"n_set": succeed}  # noqa: RUF012
+
+    services = [Steps(), Changes()]
+    assert (await answer_to(normalized(CommandField.N_CREATE_RQ), services=services)).status == 0
+    assert (await answer_to(normalized(CommandField.N_SET_RQ, data=STUDY_ID), services=services)).status == 0
+    with pytest.raises(ValueError, match="two services handle N-SET"):
+        serving(services=[Changes(), Changes()])
+
+
 def test_an_unknown_handler_is_refused():
     class Wrong:
         contexts = (MPPS,)
@@ -235,6 +251,88 @@ async def test_a_request_whose_id_is_in_use_is_refused():
     async with peer_of(n_create=succeed, c_find=forever) as (peer, _):
         peer.send(find_request(5), find_request(5))
         assert (await peer.receive_command()).status == Status.DUPLICATE_INVOCATION
+
+
+# What is gathered for handlers
+
+
+def long_data_set(size):
+    data = b"\x20\0\x10\0OB\0\0" + (size - 12).to_bytes(4, "little") + bytes(size - 12)
+    pieces = [data[start : start + 16378] for start in range(0, size, 16378)]
+    return b"".join(pdv(1, 2 if piece is pieces[-1] else 0, piece) for piece in pieces)
+
+
+def long_set(size, message_id=1):
+    elements = {"requested_sop_class_uid": MPPS, "requested_sop_instance_uid": "1.2.3"}
+    return request(CommandField.N_SET_RQ, message_id, has_data_set=True, **elements) + long_data_set(size)
+
+
+async def test_a_query_that_is_too_long_is_refused():
+    elements = {"affected_sop_class_uid": FIND, "priority": 0, "has_data_set": True}
+    async with peer_of(c_find=two) as (peer, server):
+        for size, status in ((1 << 18, [0xFF00, 0xFF01, 0]), ((1 << 18) + 2, [Status.OUT_OF_RESOURCES])):
+            peer.send(request(CommandField.C_FIND_RQ, size & 0xFF, **elements) + long_data_set(size))
+            found = [await peer.receive_command()]
+            while found[-1].status >= 0xFF00:
+                while isinstance(pdu := await peer.receive(), PDataTF) and not pdu.values[0].is_command:
+                    pass
+                found.append(Command.decode(pdu.values[0].fragment))
+            assert [each.status for each in found] == status
+        assert server._pool.gathered == 0
+
+
+async def test_all_together_gather_no_more_than_the_limit():
+    go_on = asyncio.Event()
+    begun = []
+
+    async def handler(request):
+        begun.append(len(request.data))
+        await go_on.wait()
+        return Status.SUCCESS
+
+    size = 10 << 20
+    async with peer_of([MPPS], n_set=handler, memory_limit=16 << 20, max_associations=10) as (first, server):
+        first.send(long_set(size))
+        await until(lambda: begun)
+        async with raw_client(server.port) as other:
+            await other.associate(MPPS)
+            other.send(long_set(size))
+            assert (await other.receive_command()).status == Status.RESOURCE_LIMITATION
+            other.send(long_set(1 << 16, 2))
+            await until(lambda: len(begun) == 2)
+            go_on.set()
+            assert [(await each.receive_command()).status for each in (first, other)] == [0, 0]
+            other.send(long_set(size, 3))
+            assert (await other.receive_command()).status == 0
+        await until(lambda: server._pool.gathered == server._pool.used == 0)
+
+
+async def test_requests_that_wait_count_for_the_memory_too():
+    go_on = asyncio.Event()
+
+    async def slow(request):
+        await go_on.wait()
+        return Status.SUCCESS
+
+    async with peer_of([MPPS], n_get=slow) as (peer, server):
+        peer.send(*(normalized(CommandField.N_GET_RQ, message_id=number) for number in range(1, 800)))
+        await until(lambda: server.associations[0].connection.is_reading_paused)
+        assert server._pool.used >= 1 << 20
+        go_on.set()
+        for _ in range(1, 800):
+            assert (await peer.receive_command()).status == 0
+        assert server._pool.used == 0
+
+
+async def test_the_end_of_the_association_frees_what_waits():
+    async def never(request):
+        await asyncio.Event().wait()
+
+    async with peer_of([MPPS], n_get=never) as (peer, server):
+        peer.send(*(normalized(CommandField.N_GET_RQ, message_id=number) for number in range(1, 100)))
+        await until(lambda: server._pool.used)
+        peer.send(Abort(0, 0))
+        await until(lambda: server._pool.used == 0 and not server.associations)
 
 
 # C-FIND and its cancellation
@@ -325,6 +423,33 @@ async def test_a_handler_that_swallows_its_cancellation_is_over_all_the_same():
         assert await statuses(peer) == [0xFE00]
 
 
+@pytest.mark.parametrize("again", [cancel(), ReleaseRQ().encode()])
+async def test_what_is_cancelled_may_be_cancelled_again(again):
+    async with peer_of(c_find=forever) as (peer, server):
+        peer.send(find_request())
+        await until(lambda: server.associations[0]._performer._running)
+        peer.send(cancel(), again)
+        assert await statuses(peer) == [0xFE00]
+
+
+async def test_a_handler_that_fails_when_it_is_cancelled_leaves_its_task_uncancelled():
+    async def handler(request):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("lost") from None
+        yield
+
+    async with peer_of(c_find=handler) as (peer, server):
+        for number in range(1, 4):
+            peer.send(find_request(number))
+            await until(lambda: server.associations[0]._performer._running)
+            peer.send(cancel(number))
+            assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+            await until(lambda: not server.associations[0]._performer._running)
+            assert [task.cancelling() for task in server.associations[0]._performer._tasks] == [0]
+
+
 async def test_a_late_cancel_and_a_stranger_have_no_effect():
     async with peer_of(c_find=two) as (peer, _):
         peer.send(cancel(1), find_request(1))
@@ -377,6 +502,59 @@ async def test_a_handler_that_never_waits_does_not_keep_the_loop_to_itself():
 async def statuses_after_fragment(peer):
     await peer.receive()
     return await statuses(peer)
+
+
+@pytest.mark.parametrize("nonsense", [None, (Status.PENDING, None), "match", (1, 2, 3), 1.5])
+async def test_what_is_no_match_is_a_failure(nonsense):
+    async def handler(request):
+        yield nonsense
+
+    async with peer_of(c_find=handler) as (peer, _):
+        peer.send(find_request())
+        assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+
+
+async def test_the_last_response_is_never_a_pending_one(caplog):
+    async def handler(request):
+        yield Status.PENDING
+
+    async with peer_of(c_find=handler) as (peer, _):
+        peer.send(find_request())
+        assert await statuses(peer) == [Status.CANNOT_UNDERSTAND]
+    assert "says that there is more" in caplog.text
+
+
+async def test_a_peer_that_takes_no_matches_is_aborted_in_time():
+    ended = asyncio.Event()
+
+    async def handler(request):
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
+        peer.send(find_request())
+        async with asyncio.timeout(DEADLINE):
+            await ended.wait()
+        await until(lambda: not server.associations)
+
+
+async def test_matches_without_identifier_do_not_pile_up_either():
+    long = Status(Status.PENDING, offending_element=(0x00100010,) * 1000)
+
+    async def handler(request):
+        while True:
+            yield long, b""
+
+    async with peer_of(c_find=handler, timeouts=Timeouts(dimse=0.1)) as (peer, server):
+        peer.send(find_request())
+        await until(lambda: server.associations[0].connection.unread_since is not None)
+        transport = server.associations[0].connection._transport
+        sizes = []
+        await until(lambda: sizes.append(transport.get_write_buffer_size()) or not server.associations)
+        assert max(sizes) < 300_000
 
 
 async def test_a_find_handler_has_to_be_a_generator(caplog):

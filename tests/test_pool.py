@@ -152,6 +152,24 @@ async def test_a_place_that_was_handed_to_who_is_cancelled_is_handed_on():
         assert first.cancelled()
 
 
+async def test_what_was_left_in_the_midst_is_cancelled_when_the_association_goes_back():
+    async def without_end(request):
+        while True:
+            yield b"\x20\0\x10\0SH\2\0AB" * 10_000
+
+    find = "1.2.840.10008.5.1.4.1.2.2.1"
+    contexts = [find, VERIFICATION]
+    async with asyncdicom.serve("127.0.0.1", 0, c_find=without_end, contexts=contexts) as server:
+        async with asyncio.timeout(DEADLINE), Pool(server.port, contexts=contexts) as pool:
+            async with pool.acquire() as association:
+                responses = association.c_find(b"\x20\0\x10\0SH\2\0AB", model=find)
+                await anext(responses)
+                await until(lambda: association.connection.is_reading_paused)
+            async with pool.acquire() as again:
+                assert again is association
+                assert (await again.c_echo()).is_success
+
+
 async def test_an_idle_association_is_released():
     async with Archive().serve() as server, Pool(server.port, idle_timeout=0.02) as pool:
         await pool.c_store(instance())

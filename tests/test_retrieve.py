@@ -7,11 +7,13 @@ import socket
 import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from raw_peer import CT, DEADLINE
+from raw_peer import CT, DEADLINE, pdv, raw_client, store_request
 
 import asyncdicom
 from asyncdicom import Context, Destination, Status
-from asyncdicom.command import Category
+from asyncdicom.command import Category, CommandField
+from asyncdicom.dimse import encode_command
+from asyncdicom.pdu import RoleSelection
 
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -202,6 +204,32 @@ async def test_a_file_that_is_gone_has_failed(tmp_path):
         assert (final.status, final.completed, final.failed) == (0xB000, 1, 1)
 
 
+async def test_what_is_logged_of_a_failure_tells_of_no_patient(tmp_path, caplog):
+    async def handler(request):
+        yield tmp_path / "Doe^Jane.dcm"
+        yield instance(1)
+        yield instance(2, MR)
+
+    receiver = Receiver({"1.2.3.1": Status(0xA700, "no room for Doe^Jane\nERROR forged")})
+    async with getting(handler, receiver) as association:
+        assert (await association.c_get(KEYS, model=GET)).failed == 3
+    assert caplog.text.count("a sub-operation for 'ASYNCDICOM' failed") == 3
+    assert "FileNotFoundError" in caplog.text
+    assert "A700H" in caplog.text
+    assert "Doe" not in caplog.text
+
+
+@pytest.mark.parametrize("nonsense", [None, 5.5, b"bytes", object()])
+async def test_what_is_no_instance_has_failed(nonsense):
+    async def handler(request):
+        yield nonsense
+        yield instance(1)
+
+    async with getting(handler, Receiver()) as association:
+        final = await association.c_get(KEYS, model=GET)
+        assert (final.status, final.completed, final.failed) == (0xB000, 1, 1)
+
+
 async def test_an_unknown_destination_is_refused_before_the_handler_begins():
     begun = []
 
@@ -257,6 +285,45 @@ async def test_a_handler_that_fails_is_a_failure():
     async with getting(handler, receiver) as association:
         assert (await association.c_get(KEYS, model=GET)).status == Status.CANNOT_UNDERSTAND
     assert receiver.uids == ["1.2.3.1"]
+
+
+async def test_a_handler_whose_own_peer_is_lost_is_a_failure_too():
+    async def handler(request):
+        raise asyncdicom.AssociationLost("the archive behind")
+        yield
+
+    async with getting(handler, Receiver()) as association:
+        assert (await association.c_get(KEYS, model=GET)).status == Status.CANNOT_UNDERSTAND
+    async with moving(handler) as association:
+        assert (await association.c_move(KEYS, "THERE", model=MOVE)).status == Status.CANNOT_UNDERSTAND
+
+
+async def test_a_service_that_sends_storage_goes_with_a_handler_that_takes_it():
+    class Retrieval:
+        contexts = (GET, Context(CT, scu=True))
+        handlers = {"c_get": three}  # noqa: RUF012
+
+    stored, fetched = Receiver(), Receiver()
+    async with asyncdicom.serve("127.0.0.1", 0, services=[Retrieval()], c_store=stored) as server:
+        contexts = [GET, Context(CT, scu=True, scp=True)]
+        options = {"contexts": contexts, "c_store": fetched}
+        async with asyncdicom.connect("127.0.0.1", server.port, **options) as association:
+            assert (await association.c_get(KEYS, model=GET)).completed == 3
+            assert (await association.c_store(instance(4))).is_success
+    assert (len(fetched.uids), stored.uids) == (3, ["1.2.3.4"])
+
+
+async def test_who_sends_so_much_that_its_own_answer_is_never_read_is_aborted_in_time():
+    contexts = [GET, Context(CT, scu=True, scp=True)]
+    options = {"c_store": Receiver(), "contexts": contexts, "timeouts": asyncdicom.Timeouts(dimse=0.2)}
+    async with asyncdicom.serve("127.0.0.1", 0, c_get=three, **options) as server, raw_client(server.port) as peer:
+        await peer.associate(GET, CT, roles=(RoleSelection(CT, scu=True, scp=True),))
+        elements = {"affected_sop_class_uid": GET, "message_id": 1, "priority": 0}
+        get = asyncdicom.Command(CommandField.C_GET_RQ, has_data_set=True, **elements)
+        peer.send(encode_command(1, get, 16378), pdv(1, 2, KEYS))
+        await peer.receive_command()
+        peer.send(store_request(2), *(pdv(3, 0, bytes(16000)) for _ in range(200)))
+        await until(lambda: not server.associations)
 
 
 @pytest.mark.parametrize("service", ["c_get", "c_move"])
@@ -326,13 +393,14 @@ async def test_an_abort_ends_the_handler_and_the_other_association():
             await ended.wait()
 
 
-async def test_a_get_goes_on_while_its_instances_are_stored_slowly():
+@pytest.mark.parametrize("seconds", [0.1, 0.3])
+async def test_a_get_goes_on_while_its_instances_are_stored_slowly(seconds):
     async def handler(request):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(seconds)
         return 0
 
     contexts = [GET, Context(CT, scu=True)]
     async with asyncdicom.serve("127.0.0.1", 0, c_get=three, contexts=contexts) as server:
-        options = {"contexts": [GET, Context(CT, scp=True)], "timeouts": asyncdicom.Timeouts(dimse=0.25)}
+        options = {"contexts": [GET, Context(CT, scp=True)], "timeouts": asyncdicom.Timeouts(dimse=0.2)}
         async with asyncdicom.connect("127.0.0.1", server.port, c_store=handler, **options) as association:
             assert (await association.c_get(KEYS, model=GET)).completed == 3

@@ -498,6 +498,48 @@ async def test_an_identity_check_that_fails_lets_nobody_in(caplog):
     assert "checking the identity" in caplog.text
 
 
+@pytest.mark.parametrize("answer", ["yes", 5, 0])
+async def test_an_identity_check_that_answers_nonsense_lets_nobody_in(answer, caplog):
+    async def check(identity, association):
+        return answer
+
+    assert await asking_as(UserIdentity(1, b"user", b"", True), check) == AssociateRJ(1, 1, 1)
+    assert "not a bool or bytes" in caplog.text
+
+
+class Unexpected(BaseException):
+    """What nobody catches."""
+
+
+@pytest.mark.parametrize("answer", [b"x" * 70_000, asyncio.CancelledError(), Unexpected()])
+async def test_an_identity_check_that_ends_without_an_answer_closes_the_connection(answer):
+    async def check(identity, association):
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    assert await asking_as(UserIdentity(1, b"user", b"", True), check) is None
+
+
+async def test_an_identity_is_not_checked_any_longer_when_the_requestor_is_gone():
+    ended = asyncio.Event()
+
+    async def check(identity, association):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(user_identity=check) as server, raw_client(server.port) as peer:
+        peer.send(request(user_identity=UserIdentity(1, b"user")))
+        await settle(lambda: server._checks)
+        await asyncio.sleep(0)
+        peer.reset()
+        async with asyncio.timeout(DEADLINE):
+            await ended.wait()
+        await settle(lambda: not server._checks and not server._pending)
+
+
 async def test_an_identity_check_has_its_time():
     async def never(identity, association):
         await asyncio.Event().wait()
@@ -523,12 +565,29 @@ async def test_a_requestor_that_goes_away_meanwhile_leaves_nothing():
         assert server.statistics.accepted in (0, 1)
 
 
-async def test_without_identity_nobody_is_asked():
+async def test_who_says_nothing_of_its_user_is_asked_about_too():
     async def check(identity, association):
-        raise AssertionError
+        return identity is not None
 
-    async with serving(user_identity=check) as server, raw_client(server.port) as peer:
-        await peer.associate()
+    assert await asking_as(None, check) == AssociateRJ(1, 1, 1)
+    assert isinstance(await asking_as(UserIdentity.of_user("alice", "secret"), check), AssociateAC)
+
+
+async def test_handlers_know_the_user():
+    seen = []
+
+    async def check(identity, association):
+        return True
+
+    async def store(request):
+        seen.append(request.association.user_identity)
+        return Status.SUCCESS
+
+    identity = UserIdentity.of_user("alice")
+    async with serving(store, user_identity=check) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[CT], user_identity=identity) as association:
+            await association.c_store(asyncdicom.Instance(CT, "1.2.3", "1.2.840.10008.1.2.1", length=2, data=b"ab"))
+    assert seen == [UserIdentity(1, b"alice")]
 
 
 async def test_a_place_is_not_taken_twice_while_identities_are_checked():

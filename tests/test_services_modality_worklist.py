@@ -132,3 +132,25 @@ async def test_a_query_with_a_value_that_is_none_is_refused():
         with pytest.raises(StatusError) as caught:
             await found(association, worklist_query(date="tomorrow"))
     assert caught.value.status == 0xA900
+
+
+async def test_a_long_worklist_leaves_the_event_loop_to_others():
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def items(request):
+        for _ in range(1000):
+            yield ENTRIES[0]
+        done.append(turns)
+
+    done = []
+    async with asked(items) as association:
+        others = asyncio.ensure_future(count_turns())
+        assert await found(association, worklist_query(modality="US")) == []
+        others.cancel()
+    assert done[0] >= 10

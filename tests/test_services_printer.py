@@ -22,9 +22,9 @@ from asyncdicom.services.print_management import (
     PRINT_JOB,
     PRINTER,
     PRINTER_INSTANCE,
-    reference,
 )
 from asyncdicom.services.printer import PrinterLimits
+from asyncdicom.services.references import reference_item
 
 
 def attributes(**values):
@@ -35,7 +35,7 @@ def attributes(**values):
 
 
 def film_box(session, display_format=r"STANDARD\1,1", **values):
-    sessions = [reference(FILM_SESSION, session.sop_instance_uid)]
+    sessions = [reference_item((FILM_SESSION, session.sop_instance_uid))]
     return attributes(ImageDisplayFormat=display_format, ReferencedFilmSessionSequence=sessions, **values)
 
 
@@ -137,7 +137,7 @@ async def test_what_is_accepted_for_printing_does_not_change_any_more():
 
 async def test_a_film_with_an_unknown_presentation_lut_is_refused():
     async with printing() as peers, peers.session() as session:
-        box = film_box(session, ReferencedPresentationLUTSequence=[reference(PRESENTATION_LUT, "1.2.3")])
+        box = film_box(session, ReferencedPresentationLUTSequence=[reference_item((PRESENTATION_LUT, "1.2.3"))])
         assert await code(peers.association.n_create(FILM_BOX, box)) == 0x0106
 
 

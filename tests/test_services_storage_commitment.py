@@ -18,6 +18,7 @@ from asyncdicom.services.storage_commitment import (
     CommitmentProvider,
     FailedInstance,
     FailureReason,
+    read_report,
     request_commitment,
 )
 
@@ -196,6 +197,18 @@ async def test_what_the_report_does_not_call_safe_is_not(named, failed, reason):
                 assert (await answers[0]).status == 0x0000
     assert commitment.committed == (INSTANCES[0],)
     assert [each[:] for each in commitment.failed] == [(*each, reason) for each in INSTANCES[1:]]
+
+
+async def test_a_report_may_fail_to_name_what_has_failed():
+    nameless = failing(INSTANCES[1])
+    del nameless.ReferencedSOPInstanceUID
+    reported = information("1.2.9", INSTANCES[:1])
+    reported.FailedSOPSequence = [nameless]
+
+    class Request:
+        event_type_id, data_set = 2, reported
+
+    assert [each[:] for each in read_report(Request).failed] == [(CT, "", 0x0110)]
 
 
 def test_failure_reasons_are_those_of_the_standard():
@@ -428,3 +441,10 @@ async def test_closing_gives_up_what_takes_too_long():
         await request_commitment(association, INSTANCES)
         await provider.close(drain=0.0)
         assert cancelled.is_set()
+
+
+async def test_nothing_is_looked_after_once_it_is_closed():
+    provider = CommitmentProvider(all_safe)
+    async with asked(provider) as association:
+        await provider.close()
+        assert (await request_commitment(association, INSTANCES)).status == 0x0213

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from asyncdicom.errors import DataSetError
 from asyncdicom.presentation import Context
 
-from .console import log, to_stderr
-from .exit_codes import ExitCode, ToolError
+from .exit_codes import ExitCode
+from .finding import find
 from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .peer import parse_peer
 from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, identifiers, sop_class
 from .receiving import check_folder
 from .results import Extraction, results
-from .shared import LOGGING, LOOP, PEER, TLS, associate, finish, number, run_tool
+from .shared import LOGGING, LOOP, PEER, TLS, associate, number, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pydicom import Dataset
-
-    from asyncdicom.association import Association
-    from asyncdicom.command import Status
-    from asyncdicom.operations import Response
-
-    from .results import Results
 
 __all__ = ["TOOL", "FindOptions", "main"]
 
@@ -111,58 +100,10 @@ async def _find(options: FindOptions, words: list[str]) -> int:
     model = sop_class(options, "find")
     extraction = Extraction(check_folder(options.folder), model, options.limit) if options.extract else None
     association = await associate(peer, options, "FINDSCU", [Context(model, options.uncompressed)])
-    status = None
-    try:
-        for query in queries * options.repeat:
-            status = await _look_up(association, query, model, options, extraction)
-            if status is not None and not status.is_success:
-                break
-    except BaseException:
-        await association.abort()
-        raise
-    await finish(association, abort=options.abort)
-    if status is not None and not status.is_success:
-        raise ToolError(ExitCode.SEND, f"{association.called_ae_title} answered {status}")
+    hidden = options.hidden or options.quiet
+    begun = (
+        (association.c_find(query, model=model), results(query, as_json=options.json, hidden=hidden))
+        for query in queries * options.repeat
+    )
+    await find(association, begun, options, limit=options.cancel, extraction=extraction)
     return ExitCode.OK
-
-
-async def _look_up(
-    association: Association, query: Dataset, model: str, options: FindOptions, extraction: Extraction | None
-) -> Status | None:
-    """Show what one identifier matches; returns the final status, None if it was cancelled."""
-    shown = results(query, as_json=options.json, hidden=options.hidden or options.quiet)
-    count = 0
-    ignored = is_cancelled = False
-    responses = association.c_find(query, model=model)
-    async with aclosing(responses):
-        try:
-            async for response in responses:
-                count += 1
-                ignored = ignored or response.status == _KEYS_NOT_SUPPORTED
-                if extraction is not None:
-                    extraction.add(response.data, response.context.transfer_syntax)
-                _show(response, count, shown)
-                if is_cancelled := count == options.cancel:
-                    break
-        finally:
-            shown.end()
-    if ignored:
-        log.warning("%s does not match on all of the keys: there may be too many matches", association.called_ae_title)
-    if not options.quiet:
-        cancelled = ", and then cancelled" if is_cancelled else ""
-        to_stderr(f"{count} match{'es' if count != 1 else ''}{cancelled}")
-    return None if is_cancelled else responses.status
-
-
-def _show(response: Response, number: int, shown: Results) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about values that are the peer's
-        try:
-            if match := response.data_set:
-                shown.add(match)
-        except DataSetError as error:
-            log.warning("match %d cannot be decoded: %s", number, error)
-
-
-_KEYS_NOT_SUPPORTED: Final = 0xFF01
-"""Matches go on, and optional keys are not supported as they are for required ones (PS3.4 Table C.4-1)."""

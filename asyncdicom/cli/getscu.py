@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncdicom.errors import LocalProtocolError
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, MAX_CONTEXTS, STORAGE_TRANSFER_SYNTAXES, Context
+from asyncdicom.services.query_retrieve import USUAL_STORAGE, retrieval_contexts
 from asyncdicom.uids import uids_of
 
 from .exit_codes import ExitCode
@@ -34,21 +35,6 @@ class GetOptions(FilesOptions, QueryOptions):
 
     accepted: tuple[str, ...] = DEFAULT_TRANSFER_SYNTAXES
     sop_classes: tuple[tuple[str, ...], ...] = ()
-
-
-_USUAL: Final = """
-    1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 2.2 3 3.1 4 4.1 4.2 4.3 4.4 5 6 6.1 6.2 7 7.1 7.2 7.3 7.4
-    9.1.1 9.1.2 9.1.3 9.1.4 9.2.1 9.3.1 9.4.1 9.4.2 9.5.1 9.6.1
-    11.1 11.2 11.3 11.4 11.5 11.8 12.1 12.1.1 12.2 12.2.1 12.3 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 14.1 14.2
-    20 30 40 66 66.1 66.2 66.3 66.4 66.5 66.6 67 68.1 68.2
-    77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.3 77.1.4 77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.3 77.1.5.4 77.1.5.7 77.1.6 77.1.7
-    78.1 78.2 78.3 78.4 78.5 78.6 78.7 78.8 79.1 80.1 81.1 82.1
-    88.11 88.22 88.33 88.34 88.35 88.40 88.50 88.59 88.65 88.67 88.68 88.69 88.70 88.71 88.72 88.73 88.76 91.1
-    104.1 104.2 104.3 128 128.1 130 131
-    481.1 481.2 481.3 481.4 481.5 481.6 481.7 481.8 481.9
-"""
-"""The storage SOP classes that archives hold, in the order of their UIDs below 1.2.840.10008.5.1.4.1.1: left out are
-those of security, of material testing, of protocols, RT's second generation, and most that are retired."""
 
 
 def _sop_class(text: str) -> tuple[str, ...]:
@@ -119,13 +105,11 @@ async def _get(options: GetOptions, words: list[str]) -> int:
 
 def proposed_contexts(options: GetOptions) -> list[Context]:
     """The storage contexts to propose, in which this side is the SCP. Raises UsageError for too many SOP classes."""
-    usual = (f"1.2.840.10008.5.1.4.1.1.{each}" for each in _USUAL.split())
     named = dict.fromkeys(uid for uids in options.sop_classes for uid in uids)
-    classes = list(named or usual)
     most = MAX_CONTEXTS - 1
-    if len(classes) > most:
-        raise UsageError(f"--sop-class names {len(classes)} SOP classes, and an association has room for {most}")
+    if len(named) > most:
+        raise UsageError(f"--sop-class names {len(named)} SOP classes, and an association has room for {most}")
     syntaxes = options.accepted or STORAGE_TRANSFER_SYNTAXES
-    has_room = bool(named) and len(classes) * len(syntaxes) <= most
-    offers = [(syntax,) for syntax in syntaxes] if has_room else [syntaxes]
-    return [Context(uid, offer, scu=False, scp=True) for uid in classes for offer in offers]
+    if named and len(named) * len(syntaxes) <= most:
+        return [each for syntax in syntaxes for each in retrieval_contexts(named, (syntax,))]
+    return retrieval_contexts(named or USUAL_STORAGE, syntaxes)

@@ -13,14 +13,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .options import UsageError
+from .options import Effect, Option, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pydicom import Dataset
 
-__all__ = ["read_keys", "read_query_file"]
+__all__ = ["key", "read_keys", "read_query_file"]
 
 _MAX_ITEMS: Final = 1000
 """Items that a path may have made; PS3.4 C.2.2.2.6 knows one."""
@@ -31,6 +31,11 @@ _NODE: Final = re.compile(
     r"|(?P<keyword>[A-Za-z][A-Za-z0-9]*))"
     r"(?:\[(?P<item>[^\]]*)\])?(?P<more>\.|$)"
 )
+
+
+def key(description: str) -> Option:
+    """The option that takes a key, or an attribute; may be given again."""
+    return Option(("-k", "--key", "-m", "-r"), description, "keys", ("KEY",), effect=Effect.APPEND)
 
 
 def read_keys(words: Sequence[str], into: Dataset | None = None) -> Dataset:

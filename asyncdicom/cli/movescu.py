@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncdicom.pdu import check_ae_title
 from asyncdicom.presentation import STORAGE_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import serve, storage_contexts
+from asyncdicom.server import storage_contexts
 from asyncdicom.uids import VERIFICATION
 
-from .exit_codes import ExitCode, ToolError
+from .exit_codes import ExitCode
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
 from .peer import parse_peer
 from .query import JSON, KEYS, MODELS, QueryOptions, cancel, identifiers, sop_class
 from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
 from .retrieving import Receiver, RetrieveSummary, retrieve
+from .serving import DRAIN, listen
 from .shared import LOGGING, LOOP, PEER, TLS, associate, number, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES, RECEIVED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from asyncdicom.server import Server
 
 __all__ = ["TOOL", "MoveOptions", "main"]
 
@@ -109,8 +106,15 @@ async def _move(options: MoveOptions, words: list[str]) -> int:
     summary = RetrieveSummary()
     async with AsyncExitStack() as stack:
         if options.port:
-            server = await _listen(options, summary)
-            stack.push_async_callback(server.close, _DRAIN)
+            receiver = Receiver(Files(options), summary, verbose=options.verbose)
+            server = await listen(
+                options,
+                options.port,
+                c_store=receiver.store,
+                contexts=[VERIFICATION, *storage_contexts(options.accepted or STORAGE_TRANSFER_SYNTAXES)],
+                prefer_own_syntax=bool(options.accepted),
+            )
+            stack.push_async_callback(server.close, DRAIN)
         elif options.folder != MoveOptions.folder:
             raise UsageError("files are written with --port only: otherwise somebody else receives them")
         association = await associate(peer, options, "MOVESCU", [Context(model, options.uncompressed)])
@@ -118,34 +122,3 @@ async def _move(options: MoveOptions, words: list[str]) -> int:
         moves = (association.c_move(query, destination=destination, model=model) for query in queries)
         await retrieve(association, moves, options, summary)
     return ExitCode.OK
-
-
-_DRAIN: Final = 1.0
-"""Seconds that an association may go on on which the peer has sent, and which it keeps for later."""
-
-
-async def _listen(options: MoveOptions, summary: RetrieveSummary) -> Server:
-    """The receiver. Raises ToolError when the port or the folder cannot be had."""
-    receiver = Receiver(Files(options), summary, verbose=options.verbose)
-    try:
-        return await serve(
-            _ANY_ADDRESS.get(options.family),
-            options.port,
-            c_store=receiver.store,
-            contexts=[
-                Context(VERIFICATION),
-                *storage_contexts(options.accepted or STORAGE_TRANSFER_SYNTAXES),
-            ],
-            prefer_own_syntax=bool(options.accepted),
-            timeouts=options.timeouts,
-            max_pdu_length=options.max_pdu,
-            max_send_pdu_length=options.max_send_pdu,
-        )
-    except OSError as error:
-        message = f"cannot listen on port {options.port}: {os.strerror(error.errno) if error.errno else error}"
-        raise ToolError(
-            ExitCode.LISTEN, message, "is another receiver running? ports below 1024 may need rights"
-        ) from error
-
-
-_ANY_ADDRESS: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - what a receiver is for

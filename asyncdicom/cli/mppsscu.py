@@ -19,8 +19,8 @@ from asyncdicom.services.modality_performed_procedure_step import (
 from .console import say
 from .exit_codes import ExitCode, ToolError
 from .files import find_files
-from .keys import read_keys, read_query_file
-from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .keys import key, read_keys, read_query_file
+from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
@@ -88,12 +88,8 @@ TOOL: Final = Tool(
                 ),
                 value("--worklist", "worklist", "FILE", "create it for this worklist item (DICOM or DICOM JSON)"),
                 value("-f --file", "file", "FILE", "take the attributes from a file (DICOM or DICOM JSON)"),
-                Option(
-                    ("-k", "--key", "--keyword"),
+                key(
                     "an attribute: PatientID=4711, PerformedSeriesSequence[0].ProtocolName=HEAD",
-                    "keys",
-                    ("KEY",),
-                    effect=Effect.APPEND,
                 ),
                 value(
                     "--reason",
@@ -230,8 +226,8 @@ def _show(step: PerformedProcedureStep, status: Status, options: StepOptions) ->
             "exit_code": int(code),
         }
         say(json.dumps(outcome))
-    elif status.is_failure:
+    if status.is_failure:
         raise ToolError(code, f"the peer answered {status}")
-    elif not options.quiet:
+    if not (options.json or options.quiet):
         say(f"{step.sop_instance_uid} {step.state}")
     return code

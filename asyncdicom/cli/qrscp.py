@@ -19,7 +19,7 @@ from asyncdicom.services.storage_commitment import CommitmentProvider
 
 from .console import log, say
 from .exit_codes import ExitCode, ToolError
-from .options import Effect, Group, Option, Tool, flag, value
+from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import split_host_port
 from .receiving import check_folder
 from .serving import LISTENING, ListeningOptions, Signals, listen, listening_port, run_server
@@ -38,7 +38,7 @@ class QrScpOptions(ListeningOptions):
     """What qrscp's command line sets."""
 
     aet: str = "QRSCP"
-    folder: str = "."
+    folder: str = ""
     worklist: str = ""
     peers: tuple[tuple[str, tuple[str, int]], ...] = ()
     json: bool = False
@@ -95,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
 
 async def _serve(options: QrScpOptions, words: list[str]) -> int:
     port = listening_port(words)
+    if not options.folder:
+        raise UsageError("--folder names where the archive is: what is in it can be asked for by everybody")
     folder = check_folder(options.folder)
     peers = dict(options.peers)
     signals = Signals()
@@ -107,6 +109,7 @@ async def _serve(options: QrScpOptions, words: list[str]) -> int:
         server = await listen(
             options,
             port,
+            **options.acceptance,
             services=services,
             move_destinations=peers,
             c_store=archive.store,

@@ -17,7 +17,7 @@ from asyncdicom.uids import (
 )
 
 from .console import log
-from .keys import read_keys, read_query_file
+from .keys import key, read_keys, read_query_file
 from .options import Effect, Option, UsageError, flag, value
 from .shared import RequestorOptions, number
 
@@ -62,13 +62,9 @@ MODELS: Final = (
 )
 
 KEYS: Final = (
-    Option(
-        ("-k", "--key", "-m", "-r"),
+    key(
         "a key of the identifier: 0008,0052=STUDY, PatientName=DOE*, StudyDate (asked for), "
-        "ScheduledProcedureStepSequence[0].Modality=CT",
-        "keys",
-        ("KEY",),
-        effect=Effect.APPEND,
+        "ScheduledProcedureStepSequence[0].Modality=CT"
     ),
     Option(
         ("-L", "--level"),

@@ -10,9 +10,9 @@ import contextlib
 import json
 import sys
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from asyncdicom.instances import new_uid
 from asyncdicom.part10 import FileMeta
 
 from .console import printable, say
@@ -226,7 +226,7 @@ class Extraction:
             return
         self._count += 1
         path = self._folder / f"rsp{self._count:04}.dcm"
-        instance = f"2.25.{uuid.uuid4().int}"  # a match is no instance, but a file has one (PS3.10 7.1)
+        instance = new_uid()  # a match is no instance, but a file has one (PS3.10 7.1)
         try:
             path.write_bytes(FileMeta(self._model, instance, transfer_syntax_uid).encode() + data)
         except OSError as error:

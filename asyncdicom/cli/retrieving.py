@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ from .console import log, say, to_stderr
 from .exit_codes import ExitCode, Failure, ToolError, explain
 from .progress import counting
 from .shared import finish
-from .summary import megabytes
+from .summary import Outcome, megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +33,7 @@ __all__ = ["Receiver", "RetrieveSummary", "retrieve"]
 
 
 @dataclass(slots=True)
-class RetrieveSummary:
+class RetrieveSummary(Outcome):
     """What a run of getscu or movescu did; of several retrievals the sums."""
 
     completed: int = 0
@@ -48,24 +47,9 @@ class RetrieveSummary:
     """Sub-operations that were left when it was cancelled."""
     received: int = 0
     """Instances that have come here."""
-    bytes: int = 0
-    """Of their data sets."""
-    seconds: float = 0.0
     is_cancelled: bool = False
     status: Status | None = None
     """Of the last retrieval; None while it has no end."""
-    failure: Failure | None = None
-    """The first of what makes the run a failure."""
-
-    def fail(self, failure: Failure) -> None:
-        """Note a failure; the first one gives the exit code."""
-        if self.failure is None:
-            self.failure = failure
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The tool's."""
-        return self.failure.code if self.failure else ExitCode.OK
 
     def text(self) -> str:
         """In one line."""
@@ -152,15 +136,19 @@ async def _go_through(
 ) -> None:
     before = _done(summary)
     last = None
-    async with aclosing(responses):
-        count = 0
-        async for last in responses:
-            count += 1
-            shown.update(before + _done(last), _total(before, last), summary.bytes)
-            if count == options.cancel:
-                summary.is_cancelled = True
-                break
-    _note(summary, responses.final, last, peer)
+    count = 0
+    is_left = False
+    try:
+        async with responses:
+            async for last in responses:
+                count += 1
+                shown.update(before + _done(last), _total(before, last), summary.bytes)
+                if is_left := count == options.cancel:
+                    break
+    except BaseException:
+        _add(summary, last)
+        raise
+    _note(summary, responses.final, last, peer, is_left=is_left)
 
 
 def _done(counted: Response | RetrieveSummary) -> int:
@@ -171,25 +159,31 @@ def _total(before: int, response: Response) -> int | None:
     return None if response.remaining is None else before + _done(response) + response.remaining
 
 
-def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str) -> None:
-    """Add what a retrieval has come to; one that was cancelled may have no counters in the end, but has had some."""
-    counted = last if final is None or (final.completed is None and last is not None) else final
-    if counted is not None:
-        summary.completed += counted.completed or 0
-        summary.warning += counted.warning or 0
-        summary.failed += counted.failed or 0
-        summary.remaining += counted.remaining or 0
-    if final is None:
-        return
-    summary.status = final.status
-    summary.failed_instances += _failed_instances(final)
-    if final.status.category in (Category.SUCCESS, Category.WARNING):
+def _note(summary: RetrieveSummary, final: Response | None, last: Response | None, peer: str, *, is_left: bool) -> None:
+    """Add what a retrieval has come to, which may have been left before its end: with what is known then."""
+    # What was cancelled may end without counters, but has had some.
+    _add(summary, last if final is None or (final.completed is None and last is not None) else final)
+    if final is not None:
+        summary.status = final.status
+        summary.failed_instances += _failed_instances(final)
+    if final is None or (is_left and final.status.category is Category.CANCEL):
+        summary.is_cancelled = True
+    elif final.status.category in (Category.SUCCESS, Category.WARNING):
         if final.failed or final.status:  # success with failures has been seen
             summary.fail(
                 Failure(ExitCode.RETRIEVE_WARNING, f"{peer} answered {final.status}, {final.failed or 0} failed")
             )
     elif not (summary.is_cancelled and final.status.category is Category.CANCEL):
         summary.fail(Failure(ExitCode.RETRIEVE_FAILED, f"{peer} answered {final.status}", _HINTS.get(final.status, "")))
+
+
+def _add(summary: RetrieveSummary, counted: Response | None) -> None:
+    """Add the counters of a response, if there was one."""
+    if counted is not None:
+        summary.completed += counted.completed or 0
+        summary.warning += counted.warning or 0
+        summary.failed += counted.failed or 0
+        summary.remaining += counted.remaining or 0
 
 
 def _failed_instances(final: Response) -> list[str]:

@@ -6,10 +6,10 @@ that moves.
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from asyncdicom.elements import explicit_element, pad_text, pad_uid
+from asyncdicom.instances import new_uid
 from asyncdicom.part10 import FileMeta
 from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -28,7 +28,7 @@ _FRAME_LENGTH: Final = _SIZE * _SIZE * 2
 def write_multi_frame(path: Path, megabytes: int) -> None:
     """Write an image of so many MiB of pixels; half a MiB of them is in memory at a time."""
     frames = megabytes * (1 << 20) // _FRAME_LENGTH
-    instance_uid = _new_uid()
+    instance_uid = new_uid()
     ramp = b"".join(value.to_bytes(2, "little") for value in range(0, 4096, 8)) * (_SIZE + 1)
     with path.open("wb") as file:
         file.write(FileMeta(_SOP_CLASS, instance_uid, EXPLICIT_VR_LITTLE_ENDIAN).encode())
@@ -41,10 +41,6 @@ def write_multi_frame(path: Path, megabytes: int) -> None:
         for frame in range(frames):
             start = frame * 2 % (_SIZE * 2)
             file.write(view[start : start + _FRAME_LENGTH])
-
-
-def _new_uid() -> str:
-    return f"2.25.{uuid.uuid4().int}"  # PS3.5 B.2
 
 
 def _elements(instance_uid: str, frames: int) -> list[tuple[int, bytes, bytes]]:
@@ -91,8 +87,8 @@ def _elements(instance_uid: str, frames: int) -> list[tuple[int, bytes, bytes]]:
     uids = {
         0x00080016: _SOP_CLASS,
         0x00080018: instance_uid,
-        0x0020000D: _new_uid(),
-        0x0020000E: _new_uid(),
+        0x0020000D: new_uid(),
+        0x0020000E: new_uid(),
     }
     return sorted(
         (

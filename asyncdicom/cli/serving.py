@@ -1,4 +1,4 @@
-"""What the tools have in common that listen: their options, the listening, and how they end.
+"""What the tools have in common that listen: the listening; and of those that do nothing else, options and end.
 
 On SIGTERM and SIGINT no association is taken any more, and those that run have time to end; a second signal ends them.
 """
@@ -25,7 +25,7 @@ from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, number, seconds
 if TYPE_CHECKING:
     from asyncdicom.server import Server
 
-__all__ = ["LISTENING", "ListeningOptions", "Signals", "delay", "listen", "listening_port", "run_server"]
+__all__ = ["DRAIN", "LISTENING", "ListeningOptions", "Signals", "delay", "listen", "listening_port", "run_server"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,17 @@ class ListeningOptions(NetworkOptions):
 
     aet: str = ""
     require_called_aet: bool = False
-    bind_address: str = ""
     max_associations: int = 1000
     drain: float = 30.0
     port_file: str = ""
+
+    @property
+    def acceptance(self) -> dict[str, Any]:
+        """Whose associations are accepted, as :func:`~asyncdicom.serve` takes it."""
+        return {
+            "ae_title": self.aet if self.require_called_aet else None,
+            "max_associations": self.max_associations,
+        }
 
 
 def delay(text: str) -> float:
@@ -95,7 +102,11 @@ def listening_port(words: list[str]) -> int:
         raise UsageError(f"port {words[0]}: {error}") from None
 
 
-async def listen(options: ListeningOptions, port: int, **more: Any) -> Server:
+DRAIN: Final = 1.0
+"""Seconds that, when a tool ends, an association may go on that the peer has opened, and keeps for later."""
+
+
+async def listen(options: NetworkOptions, port: int, **more: Any) -> Server:
     """A server that listens as the options say; what more there is goes to :func:`~asyncdicom.serve`.
 
     Raises ToolError when the port cannot be listened on.
@@ -107,9 +118,7 @@ async def listen(options: ListeningOptions, port: int, **more: Any) -> Server:
         return await serve(
             host,
             port,
-            ae_title=options.aet if options.require_called_aet else None,
             timeouts=options.timeouts,
-            max_associations=options.max_associations,
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,
             **more,

@@ -84,6 +84,7 @@ class NetworkOptions(CommonOptions):
     max_pdu: int = DEFAULT_MAX_PDU_LENGTH
     max_send_pdu: int = DEFAULT_MAX_SEND_PDU_LENGTH
     family: int = socket.AF_UNSPEC
+    bind_address: str = ""
 
     @property
     def timeouts(self) -> Timeouts:
@@ -98,7 +99,6 @@ class RequestorOptions(NetworkOptions):
     aet: str = ""
     aec: str = ""
     connect: Peer | None = None
-    bind_address: str = ""
     abort: bool = False
     repeat: int = 1
     user: str = ""
@@ -259,7 +259,7 @@ PEER: Final = Group(
             seconds,
         ),
         *ADDRESS_FAMILIES,
-        value("-ba --bind-address", "bind_address", "ADDRESS", "the local address to connect from"),
+        value("-ba --bind-address", "bind_address", "ADDRESS", "the local address to connect from, and to listen on"),
         value("--repeat", "repeat", "NUMBER", "do it so many times", number(1, 1 << 31)),
         flag("+v --verbose-pc", "verbose_contexts", "show the presentation contexts, with -v"),
         flag("--abort", "abort", "abort the association in the end, instead of releasing it"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from asyncdicom.errors import AssociationError, LocalProtocolError, StatusError
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import serve
 from asyncdicom.services.references import Reference, reference
 from asyncdicom.services.storage_commitment import SOP_CLASS, Commitment, CommitmentClient
 from asyncdicom.uids import VERIFICATION, name_of, uid_of
@@ -20,6 +19,7 @@ from .exit_codes import ExitCode, ToolError
 from .files import find_files, read_instances
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
+from .serving import DRAIN, listen
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool, seconds
 from .syntaxes import PROPOSED_FOR_QUERIES
 
@@ -42,8 +42,7 @@ class CommitmentOptions(RequestorOptions):
     instances: tuple[Reference, ...] = ()
     recurse: bool = False
     pattern: str | None = None
-    listen: int | None = None
-    listen_address: str = ""
+    port: int | None = None
     release: bool = False
     wait: float = 60.0
     json: bool = False
@@ -91,14 +90,13 @@ TOOL: Final = Tool(
             (
                 value("--wait", "wait", "SECONDS", "how long to wait for the report", seconds),
                 value(
-                    "--listen",
-                    "listen",
-                    "PORT",
-                    "take the report on a new association too, at this port",
+                    "+P --port",
+                    "port",
+                    "NUMBER",
+                    "listen on this port, and take the report on a new association too",
                     number(0, 65535),
                 ),
-                value("--listen-address", "listen_address", "ADDRESS", "listen on this local address only"),
-                flag("--release", "release", "release the association before the report comes (with --listen)"),
+                flag("--release", "release", "release the association before the report comes (with --port)"),
                 flag("--json", "json", "print the outcome as a JSON object"),
             ),
         ),
@@ -125,12 +123,14 @@ async def _commit(options: CommitmentOptions, words: list[str]) -> int:
     instances = [*options.instances, *_read(files, options)]
     if not instances:
         raise UsageError("no instance is named: give files, folders or --instance")
-    if options.release and options.listen is None:
-        raise UsageError("with --release the report can only come to --listen PORT")
+    if options.release and options.port is None:
+        raise UsageError("with --release the report can only come to --port NUMBER")
     client = CommitmentClient()
     async with AsyncExitStack() as stack:
-        if options.listen is not None:
-            await stack.enter_async_context(_Listener(client, options.listen, options))
+        if options.port is not None:
+            server = await listen(options, options.port, contexts=[VERIFICATION], services=[client])
+            stack.push_async_callback(server.close, DRAIN)
+            log.info("listening on port %d", server.port)
         commitment = await _ask(client, peer, instances, options)
     _show(commitment, options)
     return ExitCode.OK if commitment.is_complete else ExitCode.SEND
@@ -145,29 +145,6 @@ def _read(words: list[str], options: CommitmentOptions) -> list[Reference]:
     if words and not instances:
         raise ToolError(ExitCode.NO_INPUT, "no instance was found")
     return list(map(reference, instances))
-
-
-class _Listener:
-    """A server for the report, while it is awaited."""
-
-    def __init__(self, client: CommitmentClient, port: int, options: CommitmentOptions) -> None:
-        self._serve = serve(
-            options.listen_address or None,
-            port,
-            contexts=[VERIFICATION],
-            services=[client],
-            timeouts=options.timeouts,
-        )
-
-    async def __aenter__(self) -> None:
-        try:
-            server = await self._serve.__aenter__()
-        except OSError as error:
-            raise ToolError(ExitCode.LISTEN, f"cannot listen: {error.strerror or error}") from error
-        log.info("listening on port %d", server.port)
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._serve.__aexit__(*error)  # type: ignore[arg-type]
 
 
 _TITLE: Final = "STGCMTSCU"
@@ -188,7 +165,7 @@ async def _ask(
         raise ToolError(ExitCode.SEND, f"{association.called_ae_title} refused the request: {error.status}") from error
     except TimeoutError as error:
         await finish(association, abort=options.abort)
-        hint = "" if options.listen is not None else "it may be on its way to another port: see --listen"
+        hint = "" if options.port is not None else "it may be on its way to another port: see --port"
         raise ToolError(ExitCode.ABORTED, f"no report came within {options.wait:g} s", hint) from error
     except BaseException:
         await association.abort()

@@ -155,6 +155,7 @@ async def _listen(options: StoreScpOptions, port: int, receiver: _Receiver) -> S
         return await listen(
             options,
             port,
+            **options.acceptance,
             c_store=receiver.store,
             contexts=() if options.refuse else contexts,
             any_storage=syntaxes if options.any_storage and not options.refuse else (),

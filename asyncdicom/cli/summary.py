@@ -22,21 +22,12 @@ class Problem(NamedTuple):
 
 
 @dataclass(slots=True)
-class Summary:
-    """What a run of storescu did."""
+class Outcome:
+    """What a run with instances has come to."""
 
-    sent: int = 0
-    """Instances that the peer has, those with a warning among them."""
-    warnings: list[Problem] = field(default_factory=list)
-    failed: list[Problem] = field(default_factory=list)
-    skipped: list[Problem] = field(default_factory=list)
-    """Files that are no valid instances."""
-    not_sent: int = 0
-    """Instances that were not tried."""
     bytes: int = 0
-    """Of data sets that the peer has."""
+    """Of the data sets that have arrived."""
     seconds: float = 0.0
-    associations: int = 0
     failure: Failure | None = None
     """The first of what makes the run a failure."""
 
@@ -49,6 +40,21 @@ class Summary:
     def exit_code(self) -> ExitCode:
         """The tool's."""
         return self.failure.code if self.failure else ExitCode.OK
+
+
+@dataclass(slots=True)
+class Summary(Outcome):
+    """What a run of storescu did."""
+
+    sent: int = 0
+    """Instances that the peer has, those with a warning among them."""
+    warnings: list[Problem] = field(default_factory=list)
+    failed: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+    """Files that are no valid instances."""
+    not_sent: int = 0
+    """Instances that were not tried."""
+    associations: int = 0
 
     def text(self) -> str:
         """In one line."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncdicom.instances import new_uid
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
-from asyncdicom.server import serve
 from asyncdicom.services.unified_procedure_step import (
     GLOBAL_SUBSCRIPTION,
     MEANINGS,
@@ -24,10 +23,12 @@ from asyncdicom.services.unified_procedure_step import (
 
 from .console import log, printable, say, to_stderr
 from .exit_codes import ExitCode, ToolError
-from .keys import read_keys, read_query_file
-from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .finding import go_through
+from .keys import key, read_keys, read_query_file
+from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .results import lines, results
+from .serving import listen
 from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
 from .syntaxes import PROPOSED_UNCOMPRESSED
 
@@ -55,7 +56,7 @@ class UpsOptions(RequestorOptions):
     receiver: str = ""
     lock: bool = False
     suspend: bool = False
-    listen: int = 11112
+    port: int = 11112
     events: int = 0
     keep: bool = False
     json: bool = False
@@ -82,13 +83,9 @@ TOOL: Final = Tool(
         Group(
             "steps",
             (
-                Option(
-                    ("-k", "--key"),
+                key(
                     "an attribute: ProcedureStepLabel=CT, ScheduledStationNameCodeSequence[0].CodeValue=CT1; for get "
                     "and find without '=' one that is asked for; for subscribe and watch what a step has to match",
-                    "keys",
-                    ("KEY",),
-                    effect=Effect.APPEND,
                 ),
                 value("-f --file", "file", "FILE", "attributes from this DICOM or DICOM JSON file; -k changes them"),
                 value(
@@ -107,9 +104,9 @@ TOOL: Final = Tool(
                 flag("--lock", "lock", "have the steps kept until it is unsubscribed"),
                 flag("--suspend", "suspend", "unsubscribe from steps to come only"),
                 value(
-                    "-p --port",
-                    "listen",
-                    "PORT",
+                    "+P --port",
+                    "port",
+                    "NUMBER",
                     "where watch listens; the peer has to know it for this AE title",
                     number(0, 65535),
                 ),
@@ -229,27 +226,14 @@ async def _unsubscribe(peer: Peer, options: UpsOptions, words: list[str]) -> Non
 async def _find(peer: Peer, options: UpsOptions, _words: list[str]) -> None:
     identifier = _attributes(options)
     shown = results(identifier, as_json=options.json, hidden=options.quiet)
-    count = 0
-    async with _client(peer, options) as client, aclosing(client.find(identifier)) as matches:
-        try:
-            async for match in matches:
-                count += 1
-                if match.data_set:
-                    shown.add(match.data_set)
-        finally:
-            shown.end()
-        _check(matches.status)
-    if not options.quiet:
-        to_stderr(f"{count} step{'s' if count != 1 else ''}")
+    async with _client(peer, options) as client:
+        _check(await go_through(client.find(identifier), shown, quiet=options.quiet))
 
 
 async def _watch(peer: Peer, options: UpsOptions, words: list[str]) -> None:
     events = UpsEvents()
     title = options.receiver or options.aet or peer.calling or _TITLE
-    try:
-        server = await serve(options.bind_address or None, options.listen, ae_title=title, services=[events])
-    except OSError as error:
-        raise ToolError(ExitCode.LISTEN, f"port {options.listen} cannot be listened on: {error.strerror}") from error
+    server = await listen(options, options.port, ae_title=title, services=[events])
     try:
         await _subscribe(peer, options, words)
         if not options.quiet:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from asyncdicom.errors import DataSetError
 from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
 from asyncdicom.services.modality_worklist import SOP_CLASS, worklist_query
 
-from .console import log, to_stderr
-from .exit_codes import ExitCode, ToolError
-from .keys import read_keys, read_query_file
-from .options import Effect, Group, Option, Tool, UsageError, flag, value
+from .exit_codes import ExitCode
+from .finding import find
+from .keys import key, read_keys, read_query_file
+from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .query import cancel
 from .receiving import check_folder
 from .results import Extraction, results
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
+from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydicom import Dataset
-
-    from asyncdicom.association import Association
-    from asyncdicom.command import Status
-    from asyncdicom.operations import Response
 
 __all__ = ["TOOL", "WorklistOptions", "main"]
 
@@ -51,7 +45,7 @@ class WorklistOptions(RequestorOptions):
     keys: tuple[str, ...] = ()
     query_file: str = ""
     only_keys: bool = False
-    cancel: int | None = None
+    cancel: int = 0
     json: bool = False
     hidden: bool = False
     extract: bool = False
@@ -88,16 +82,12 @@ TOOL: Final = Tool(
                 value("--patient-id", "patient_id", "ID", "patient ID"),
                 value("--accession-number", "accession", "NUMBER", "accession number"),
                 value("--procedure-id", "procedure", "ID", "requested procedure ID"),
-                Option(
-                    ("-k", "--key", "--keyword"),
+                key(
                     "a further key: PatientSex=F, 0010,0040=F, ScheduledProcedureStepSequence[0].Modality=CT",
-                    "keys",
-                    ("KEY",),
-                    effect=Effect.APPEND,
                 ),
                 value("-f --query-file", "query_file", "FILE", "take the query from a file (DICOM or DICOM JSON)"),
                 flag("--only-keys", "only_keys", "ask for nothing but what -f and -k name"),
-                cancel("items"),
+                cancel("matches"),
             ),
         ),
         Group(
@@ -167,53 +157,11 @@ async def _worklist(options: WorklistOptions, words: list[str]) -> int:
     query = _query(options)
     extraction = Extraction(check_folder(options.folder), SOP_CLASS, 0) if options.extract else None
     association = await associate(peer, options, "WLMSCU", [Context(SOP_CLASS, options.uncompressed)])
-    status: Status | None = None
-    try:
-        for _ in range(options.repeat):
-            status = await _ask(association, query, options, extraction)
-            if status is not None and status.is_failure:
-                break
-    except BaseException:
-        await association.abort()
-        raise
-    await finish(association, abort=options.abort)
-    if status is not None and status.is_failure:
-        raise ToolError(ExitCode.SEND, f"{association.called_ae_title} answered {status}")
+    columns = read_keys((*_SHOWN, *(key.partition("=")[0] for key in options.keys)))
+    hidden = options.hidden or options.quiet
+    begun = (
+        (association.c_find(query, model=SOP_CLASS), results(columns, as_json=options.json, hidden=hidden))
+        for _ in range(options.repeat)
+    )
+    await find(association, begun, options, limit=options.cancel, extraction=extraction)
     return ExitCode.OK
-
-
-async def _ask(
-    association: Association, query: Dataset, options: WorklistOptions, extraction: Extraction | None
-) -> Status | None:
-    """Ask once, and show what comes; returns the final status, None if it was cancelled."""
-    keys = tuple(key.partition("=")[0] for key in options.keys)
-    shown = results(read_keys((*_SHOWN, *keys)), as_json=options.json, hidden=options.hidden or options.quiet)
-    count = 0
-    is_cancelled = False
-    async with association.c_find(query, model=SOP_CLASS) as responses:
-        try:
-            async for response in responses:
-                count += 1
-                if extraction is not None:
-                    extraction.add(response.data, response.context.transfer_syntax)
-                if item := _item(response):
-                    shown.add(item)
-                if is_cancelled := count == options.cancel:
-                    break
-        finally:
-            shown.end()
-    if not options.quiet:
-        cancelled = ", and then cancelled" if is_cancelled else ""
-        to_stderr(f"{count} item{'s' if count != 1 else ''}{cancelled}")
-    return None if is_cancelled else responses.status
-
-
-def _item(response: Response) -> Dataset | None:
-    """What a response says of a worklist item; nothing if it cannot be decoded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about values that are the peer's
-        try:
-            return response.data_set
-        except DataSetError as error:
-            log.warning("an item cannot be decoded: %s", error)
-            return None

@@ -7,6 +7,7 @@ index has a thread of its own, so that the event loop never waits for it.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import secrets
@@ -23,7 +24,7 @@ from asyncdicom.services.query_retrieve import MODEL_OF, QueryOptions, RetrieveO
 from asyncdicom.services.storage_commitment import FailureReason
 from asyncdicom.uids import SERVICE_CLASSES
 
-from .index import Index, Selection, available, columns
+from .index import Index, Selection, available, columns, sync
 
 if TYPE_CHECKING:
     import os
@@ -83,6 +84,9 @@ class Archive:
     async def __aenter__(self) -> Self:
         self._index = await self._run(Index, self._folder)
         self.count = await self._run(self._index.scan)
+        await self._run(
+            importlib.import_module, "pydicom"
+        )  # else the first query would keep the event loop from others
         return self
 
     async def __aexit__(
@@ -139,7 +143,7 @@ class Archive:
         if not _texts(request.identifier, keys[-1]):
             raise StatusError(_mismatch(f"a retrieval needs the {level} level's unique key", keys[-1]))
         named = {columns(level)[key]: texts for key in keys if (texts := _texts(request.identifier, key))}
-        conditions = [f"{column} IN (SELECT value FROM json_each(?))" for column in named]  # noqa: S608 - names of ours
+        conditions = list(map(_is_one_of, named))
         selection = Selection(level, conditions, [json.dumps(texts) for texts in named.values()])
         paths = await self._run(self._index.paths, selection)
         request.total = len(paths)
@@ -148,7 +152,13 @@ class Archive:
             yield path
 
     async def check(self, references: Sequence[Reference]) -> dict[str, FailureReason]:
-        """Which of these instances are not here, and why not; what a storage commitment service asks (PS3.4 J)."""
+        """Which of these instances are not here, and why not; what a storage commitment service asks (PS3.4 J).
+
+        The others are on stable storage. Raises OSError if they cannot be brought there.
+        """
+        uids = json.dumps([each.sop_instance_uid for each in references])
+        paths = await self._run(self._index.paths, Selection("IMAGE", [_is_one_of("SOPInstanceUID")], [uids]))
+        await asyncio.to_thread(sync, paths)
         held = await self._run(self._index.holds, references)
         why = {False: FailureReason.NO_SUCH_OBJECT_INSTANCE, None: FailureReason.CLASS_INSTANCE_CONFLICT}
         return {
@@ -158,6 +168,10 @@ class Archive:
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Have the index's thread call a function; it still does when this is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _is_one_of(column: str) -> str:
+    return f"{column} IN (SELECT value FROM json_each(?))"  # noqa: S608 - a name of ours
 
 
 def _mismatch(why: str, tag: int = 0) -> Status:

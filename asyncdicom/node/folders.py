@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -17,7 +18,6 @@ from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, MODALITY_PERFORMED_PROCED
 from .index import file_name, files
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from pydicom import Dataset
@@ -44,19 +44,21 @@ class WorklistFolder:
         self._lock = asyncio.Lock()
 
     async def __call__(self, _: object = None) -> list[Dataset]:
-        """What the worklist has now, an item for each Scheduled Procedure Step."""
+        """What the worklist has now, an item for each Scheduled Procedure Step; raises OSError without the folder."""
         async with self._lock:
             return await asyncio.to_thread(self._look)
 
     def _look(self) -> list[Dataset]:
-        earlier, self._entries = self._entries, {}
+        os.scandir(self._folder).close()  # a folder that cannot be read is no empty worklist
+        entries = {}
         for path in sorted(files(self._folder)):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 seen = status.st_size, status.st_mtime_ns
-                known = earlier.get(path)
-                self._entries[path] = known if known and known[0] == seen else (seen, _steps(path))
-        return [step for _, steps in self._entries.values() for step in steps]
+                known = self._entries.get(path)
+                entries[path] = known if known and known[0] == seen else (seen, _steps(path))
+        self._entries = entries  # at once: who was cancelled has left a thread that still looks
+        return [step for _, steps in entries.values() for step in steps]
 
 
 def _steps(path: Path) -> list[Dataset]:

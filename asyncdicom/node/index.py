@@ -8,6 +8,7 @@ made again from them. Nothing here is asynchronous, and all of it is for one thr
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sqlite3
@@ -15,11 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asyncdicom.data_set import sync_folder
 from asyncdicom.elements import inflate_head, scan
 from asyncdicom.errors import DataSetError, FileFormatError
 from asyncdicom.part10 import FileMeta
 from asyncdicom.services.matching import column_text
-from asyncdicom.uids import transfer_syntax
+from asyncdicom.uids import MODALITY_PERFORMED_PROCEDURE_STEP, transfer_syntax
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +42,10 @@ __all__ = [
     "file_name",
     "files",
     "read_row",
+    "sync",
 ]
+
+_log = logging.getLogger("asyncdicom")
 
 KEYS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "PATIENT": {  # Table C.6-1
@@ -193,8 +198,10 @@ class Index:
         """
         self._database.execute("BEGIN")
         for _, path in sorted(_times(self._folder)):
-            with contextlib.suppress(FileFormatError, OSError):
+            try:
                 self._insert(path, read_row(path))
+            except (FileFormatError, OSError) as error:
+                _log.info("%s is passed over: %s", path, error)
         self._database.execute("COMMIT")
         (count,) = self._database.execute("SELECT count(*) FROM instances").fetchone()
         return int(count)
@@ -208,8 +215,8 @@ class Index:
         row = read_row(path)
         if (row["SOPClassUID"], row["SOPInstanceUID"]) != (sop_class_uid, sop_instance_uid):
             raise FileFormatError("the data set is another instance than the request says")
-        earlier = self.paths(Selection("IMAGE", ("SOPInstanceUID = ?",), (sop_instance_uid,)))
-        place = Path(earlier[0]) if earlier else self._folder / file_name(sop_instance_uid)
+        earlier = map(Path, self.paths(Selection("IMAGE", ("SOPInstanceUID = ?",), (sop_instance_uid,))))
+        place = next(filter(Path.exists, earlier), self._folder / file_name(sop_instance_uid))
         path.replace(place)
         self._insert(place, row)
         return place
@@ -299,6 +306,18 @@ def _times(folder: Path) -> Iterator[tuple[int, Path]]:
             yield path.stat().st_mtime_ns, path
 
 
+def sync(paths: Iterable[str]) -> None:
+    """Have files and their names on stable storage; those that are gone are left out. Raises OSError."""
+    folders = set()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # noqa: PTH123 - text, of many
+            if os.name != "nt":  # where only a file that is written can be
+                os.fsync(file.fileno())
+            folders.add(os.path.dirname(path))  # noqa: PTH120
+    for folder in folders:
+        sync_folder(folder)
+
+
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -317,6 +336,8 @@ def read_row(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         head = file.read(_HEAD_LENGTH)
     meta, offset = FileMeta.decode(head)
+    if meta.sop_class_uid == MODALITY_PERFORMED_PROCEDURE_STEP:
+        raise FileFormatError("a performed procedure step is no composite instance")
     syntax = transfer_syntax(meta.transfer_syntax_uid)
     data = head[offset:]
     try:

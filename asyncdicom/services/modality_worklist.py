@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterable
 from contextlib import aclosing
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["SOP_CLASS", "Worklist", "worklist_items", "worklist_query"]
 
 SOP_CLASS: Final = "1.2.840.10008.5.1.4.31"
+
+_ITEMS_AT_A_TIME: Final = 100
+"""How many items are looked at before the event loop has its turn."""
 
 # PS3.4 Table K.6-1: the attributes of return key types 1, 1C, 2 and 2C
 _STEP_KEYS: Final = (
@@ -156,9 +160,13 @@ class Worklist:
         except ValueError as error:
             raise StatusError(Status(0xA900, str(error))) from error
         async with aclosing(self._candidates(request)) as candidates:
+            count = 0
             async for item in candidates:
                 if matcher.matches(item):
                     yield matcher.response(item)
+                count += 1
+                if count % _ITEMS_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     async def _candidates(self, request: CFindRequest) -> AsyncGenerator[Dataset, None]:
         items = self._items(request) if callable(self._items) else self._items

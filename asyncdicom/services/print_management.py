@@ -24,6 +24,7 @@ from asyncdicom.command import Status
 from asyncdicom.errors import AssociationReleased, DicomError, LocalProtocolError
 
 from .print_images import image_item
+from .references import reference_item, references
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +61,6 @@ __all__ = [
     "count_image_boxes",
     "print_contexts",
     "printer_state",
-    "reference",
 ]
 
 GRAYSCALE_PRINT_MANAGEMENT: Final = "1.2.840.10008.5.1.1.9"
@@ -110,11 +110,6 @@ def count_image_boxes(display_format: str) -> int:
     if kind not in ("STANDARD", "ROW", "COL") or not all(numbers) or (kind == "STANDARD" and len(numbers) != 2):
         raise ValueError(rf"the display format {display_format!r} is none of STANDARD\C,R, ROW\R1,R2, COL\C1,C2")
     return numbers[0] * numbers[1] if kind == "STANDARD" else sum(numbers)
-
-
-def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    """An item that refers to an instance."""
-    return _data_set(ReferencedSOPClassUID=sop_class_uid, ReferencedSOPInstanceUID=sop_instance_uid)
 
 
 def _data_set(**attributes: object) -> Dataset:
@@ -379,10 +374,10 @@ class PrintSession:
             "FilmSizeID": film_size_id,
             "MagnificationType": magnification,
             "AnnotationDisplayFormatID": annotation_format,
-            "ReferencedFilmSessionSequence": [reference(FILM_SESSION, self.sop_instance_uid)],
+            "ReferencedFilmSessionSequence": [reference_item((FILM_SESSION, self.sop_instance_uid))],
         }
         if presentation_lut:  # light box and room are mandatory with it; the values are PS3.14's example
-            wanted["ReferencedPresentationLUTSequence"] = [reference(PRESENTATION_LUT, presentation_lut)]
+            wanted["ReferencedPresentationLUTSequence"] = [reference_item((PRESENTATION_LUT, presentation_lut))]
             wanted |= {"Illumination": 2000, "ReflectedAmbientLight": 10}
         return FilmBox(self, await self._create(FILM_BOX, _data_set(**{**wanted, **attributes}), "the film box"))
 
@@ -416,10 +411,8 @@ class PrintSession:
 
     def _jobs(self, response: Response) -> list[PrintJob]:
         data_set = response.data_set
-        references = data_set.get("ReferencedPrintJobSequence") if data_set is not None else None
-        return [
-            PrintJob(self._association, str(item.ReferencedSOPInstanceUID), self._events) for item in references or ()
-        ]
+        jobs = data_set.get("ReferencedPrintJobSequence") if data_set is not None else None
+        return [PrintJob(self._association, each.sop_instance_uid, self._events) for each in references(jobs)]
 
 
 class FilmBox:
@@ -439,7 +432,7 @@ class FilmBox:
         self._session = session
 
     def _references(self, keyword: str) -> tuple[str, ...]:
-        return tuple(str(item.ReferencedSOPInstanceUID) for item in self.attributes.get(keyword) or ())
+        return tuple(each.sop_instance_uid for each in references(self.attributes.get(keyword)))
 
     async def place(
         self, position: int, source: Pixels, *, frame: int = 1, bits: int | None = None, **attributes: object

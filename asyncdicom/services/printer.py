@@ -23,12 +23,12 @@ import asyncio
 import datetime as dt
 import logging
 import re
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, TypeAlias
 
 from asyncdicom.command import Status
 from asyncdicom.errors import DicomError, StatusError
+from asyncdicom.instances import new_uid
 
 from .print_management import (
     ANNOTATION_BOX,
@@ -45,8 +45,9 @@ from .print_management import (
     PRINTER,
     PRINTER_INSTANCE,
     count_image_boxes,
-    reference,
 )
+from .references import reference_item, references
+from .requirements import tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -194,7 +195,7 @@ class _Job:
     """A print job (PS3.4 H.4.5)."""
 
     def __init__(self, association: Association, films: list[tuple[Film, int]]) -> None:
-        self.uid = _new_uid()
+        self.uid = new_uid()
         self.association = association
         self.films = films
         """And the bytes of each one's images."""
@@ -319,9 +320,9 @@ class PrinterService:
         )
         kept.films[film.uid] = film
         image_class = COLOR_IMAGE_BOX if color else GRAYSCALE_IMAGE_BOX
-        answer = _with(ReferencedImageBoxSequence=[reference(image_class, uid) for uid in film.images])
+        answer = _with(ReferencedImageBoxSequence=[reference_item((image_class, uid)) for uid in film.images])
         if film.annotations:
-            boxes = [reference(ANNOTATION_BOX, uid) for uid in film.annotations]
+            boxes = [reference_item((ANNOTATION_BOX, uid)) for uid in film.annotations]
             answer.ReferencedBasicAnnotationBoxSequence = boxes
         answer.update(attributes)
         return Status.SUCCESS, answer
@@ -346,7 +347,7 @@ class PrinterService:
     def _create_presentation_lut(self, request: NCreateRequest, kept: _Kept) -> tuple[Status, Dataset]:
         attributes = _taken(request)
         if not attributes:
-            raise StatusError(Status(0x0120, "a shape or a table is needed", _tags("PresentationLUTShape")))
+            raise StatusError(Status(0x0120, "a shape or a table is needed", tags(["PresentationLUTShape"])))
         if len(kept.presentation_luts) >= self._limits.presentation_luts:
             _refuse(0x0213, f"there are {self._limits.presentation_luts} Presentation LUTs at most")
         kept.presentation_luts[request.sop_instance_uid] = attributes
@@ -386,7 +387,7 @@ class PrinterService:
         keyword = "BasicColorImageSequence" if color else "BasicGrayscaleImageSequence"
         attributes = _taken(request, "ImageBoxPosition", limit=self._limits.memory)
         if keyword not in attributes:
-            raise StatusError(Status(0x0120, "there is no image", _tags(keyword)))
+            raise StatusError(Status(0x0120, "there is no image", tags([keyword])))
         images = attributes[keyword].value
         if images:
             _check_image(images[0], color=color)
@@ -465,7 +466,7 @@ class PrinterService:
         status = Status((0xB602 if is_session else 0xB603) if empty else 0)
         if not _negotiated(request.association, PRINT_JOB):
             return status, None
-        return status, _with(ReferencedPrintJobSequence=[reference(PRINT_JOB, job.uid)])
+        return status, _with(ReferencedPrintJobSequence=[reference_item((PRINT_JOB, job.uid))])
 
     # N-DELETE
 
@@ -608,16 +609,10 @@ def _taken(request: NCreateRequest | NSetRequest, *mandatory: str, limit: int = 
             taken.add(data_set[keyword])
     for keyword in mandatory:
         if keyword not in taken:
-            raise StatusError(Status(0x0120, f"{keyword} is missing", _tags(keyword)))
+            raise StatusError(Status(0x0120, f"{keyword} is missing", tags([keyword])))
         if taken[keyword].is_empty:
-            raise StatusError(Status(0x0121, f"{keyword} is empty", _tags(keyword)))
+            raise StatusError(Status(0x0121, f"{keyword} is empty", tags([keyword])))
     return taken
-
-
-def _tags(*keywords: str) -> tuple[int, ...]:
-    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415
-
-    return tuple(tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def _refuse(code: int, comment: str = "") -> NoReturn:
@@ -625,12 +620,12 @@ def _refuse(code: int, comment: str = "") -> NoReturn:
 
 
 def _refuse_value(keyword: str, comment: str) -> NoReturn:
-    raise StatusError(Status(0x0106, comment, _tags(keyword)))
+    raise StatusError(Status(0x0106, comment, tags([keyword])))
 
 
 def _referenced(attributes: Dataset, keyword: str) -> list[str]:
     """The instances that a sequence refers to."""
-    return [str(item.get("ReferencedSOPInstanceUID", "")) for item in attributes.get(keyword) or ()]
+    return [each.sop_instance_uid for each in references(attributes.get(keyword))]
 
 
 def _presentation_lut(attributes: Dataset, kept: _Kept) -> Dataset | None:
@@ -673,7 +668,7 @@ def _check_image(item: Dataset, *, color: bool) -> None:
 
 
 def _boxes(count: int) -> dict[str, _Box]:
-    return {_new_uid(): _Box(position) for position in range(1, count + 1)}
+    return {new_uid(): _Box(position) for position in range(1, count + 1)}
 
 
 def _found(request: NSetRequest, candidates: Iterable[dict[str, _Box]]) -> tuple[dict[str, _Box], _Box]:
@@ -722,7 +717,3 @@ def _copy(data_set: Dataset) -> Dataset:
     copied = _with()
     copied.update(data_set)
     return copied
-
-
-def _new_uid() -> str:
-    return f"2.25.{uuid.uuid4().int}"

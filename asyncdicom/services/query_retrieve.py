@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from asyncdicom.presentation import DEFAULT_TRANSFER_SYNTAXES, Context
 from asyncdicom.uids import SERVICE_CLASSES
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "MODEL_OF",
+    "USUAL_STORAGE",
     "Model",
     "QueryOptions",
     "RetrieveOptions",
     "StorageOptions",
     "WorklistOptions",
+    "retrieval_contexts",
 ]
 
 _PATIENT_ID, _STUDY_UID, _SERIES_UID, _INSTANCE_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
@@ -201,3 +204,27 @@ def _encode(flags: Iterable[bool], least: int) -> bytes:
 
 def _decode(information: bytes, length: int) -> list[bool]:
     return [byte == 1 for byte in information[:length]]
+
+
+_USUAL = """
+    1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 2.2 3 3.1 4 4.1 4.2 4.3 4.4 5 6 6.1 6.2 7 7.1 7.2 7.3 7.4
+    9.1.1 9.1.2 9.1.3 9.1.4 9.2.1 9.3.1 9.4.1 9.4.2 9.5.1 9.6.1
+    11.1 11.2 11.3 11.4 11.5 11.8 12.1 12.1.1 12.2 12.2.1 12.3 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5 14.1 14.2
+    20 30 40 66 66.1 66.2 66.3 66.4 66.5 66.6 67 68.1 68.2
+    77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.3 77.1.4 77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.3 77.1.5.4 77.1.5.7 77.1.6 77.1.7
+    78.1 78.2 78.3 78.4 78.5 78.6 78.7 78.8 79.1 80.1 81.1 82.1
+    88.11 88.22 88.33 88.34 88.35 88.40 88.50 88.59 88.65 88.67 88.68 88.69 88.70 88.71 88.72 88.73 88.76 91.1
+    104.1 104.2 104.3 128 128.1 130 131
+    481.1 481.2 481.3 481.4 481.5 481.6 481.7 481.8 481.9
+"""
+USUAL_STORAGE: tuple[str, ...] = tuple(f"1.2.840.10008.5.1.4.1.1.{each}" for each in _USUAL.split())
+"""The 127 storage SOP classes that archives hold, in the order of their UIDs: left out are those of security, of
+material testing, of protocols, RT's second generation, and most that are retired."""
+
+
+def retrieval_contexts(
+    sop_classes: Iterable[str] = USUAL_STORAGE, transfer_syntaxes: Iterable[str] = DEFAULT_TRANSFER_SYNTAXES
+) -> list[Context]:
+    """What to propose beside the model of a C-GET: contexts in which this side takes instances (PS3.4 C.5.3)."""
+    syntaxes = tuple(transfer_syntaxes)
+    return [Context(uid, syntaxes, scu=False, scp=True) for uid in sop_classes]

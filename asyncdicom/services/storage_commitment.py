@@ -20,8 +20,10 @@ from asyncdicom.errors import AssociationError, DicomError, StatusError
 from asyncdicom.instances import new_uid
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
+from asyncdicom.retrieve import find_destination
 
 from .references import Reference, reference, reference_item, references
+from .tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association, Timeouts
     from asyncdicom.operations import Response
+    from asyncdicom.pool import ConnectOptions
     from asyncdicom.requests import Handler, NActionRequest, NEventReportRequest
+    from asyncdicom.retrieve import Resolve
 
     from .references import Referable
 
@@ -141,8 +145,9 @@ def read_report(request: NEventReportRequest) -> Commitment:
         str(information.TransactionUID),
         tuple(references(information.get("ReferencedSOPSequence"))),
         tuple(
-            FailedInstance(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID), reason)
+            FailedInstance(*named, reason)
             for item, reason in zip(failed, reasons, strict=True)
+            for named in references([item])
         ),
         str(information.get("RetrieveAETitle") or ""),
     )
@@ -261,8 +266,9 @@ class CommitmentProvider:
     raises, none of them is.
 
     The report goes on the association of the request while that is established, unless ``new_association`` is true. In
-    all other cases this side opens one to where ``resolve`` says that the AE title is: a mapping to host and port, or a
-    coroutine function that returns them, or None when it does not know. ``backoff`` says how often that is tried.
+    all other cases this side opens one to where ``resolve`` says that the AE title is: a mapping to ``(host, port)`` or
+    :class:`~asyncdicom.Destination`, or a function, which may be a coroutine function, that returns one of these or
+    None. ``backoff`` says how often that is tried.
     ``timeouts`` are those of the new association. Requests beyond ``limit`` at a time are refused with 0213H.
 
     It owns the tasks that look and report: use it as an asynchronous context manager around the server, or close it.
@@ -274,7 +280,7 @@ class CommitmentProvider:
         self,
         check: Callable[[Sequence[Reference]], Awaitable[Mapping[str, int]]],
         *,
-        resolve: Mapping[str, tuple[str, int]] | Callable[[str], Awaitable[tuple[str, int] | None]] | None = None,
+        resolve: Resolve | None = None,
         new_association: bool = False,
         backoff: Backoff | None = None,
         timeouts: Timeouts | None = None,
@@ -282,11 +288,12 @@ class CommitmentProvider:
     ) -> None:
         self.handlers: Mapping[str, Handler] = {"n_action": self._action}
         self._check = check
-        self._resolve = resolve or {}
+        self._resolve = resolve
         self._new_association = new_association
         self._backoff = backoff or Backoff()
         self._timeouts = timeouts
         self._limit = limit
+        self._closed = False
         self._tasks: dict[asyncio.Task[None], str] = {}
         """Each with its Transaction UID."""
 
@@ -299,18 +306,12 @@ class CommitmentProvider:
         await self.close(drain=10.0 if error is None else 0.0)
 
     async def close(self, drain: float = 10.0) -> None:
-        """Give what is being looked after ``drain`` seconds to be reported, then give it up.
+        """Give what is being looked after ``drain`` seconds to be reported, then give it up. No more is taken (0213H).
 
         On cancellation everything is given up at once.
         """
-        tasks = tuple(self._tasks)
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=drain)
-        finally:
-            for task in tasks:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._closed = True
+        await end_tasks(self._tasks, drain)
 
     async def _action(self, request: NActionRequest) -> Status:
         """Take a request; what is found is reported later (PS3.4 J.3.2.1.3)."""
@@ -325,8 +326,9 @@ class CommitmentProvider:
             return Status(0x0114, "Referenced SOP Sequence is missing or empty")
         if not all(map(all, instances)):
             return Status(0x0115, "a SOP Class UID or SOP Instance UID is missing")
-        if len(self._tasks) >= self._limit:
-            return Status(0x0213, f"{self._limit} requests are being looked after")
+        if self._closed or len(self._tasks) >= self._limit:
+            why = "no more requests are" if self._closed else f"{self._limit} requests are being"
+            return Status(0x0213, f"{why} looked after")
         transaction = _Transaction(
             str(information.TransactionUID),
             tuple(instances),
@@ -372,17 +374,22 @@ class CommitmentProvider:
         """Report on a new association; whether the peer took it (PS3.4 J.3.3, role selection by J.3.3.1.3)."""
         peer = transaction.peer_ae_title
         try:
-            where = await self._resolve(peer) if callable(self._resolve) else self._resolve.get(peer)
-            if where is None:
+            destination = await find_destination(self._resolve, peer, peer)
+            if destination is None:
                 _log.warning("no address is known of %r, which awaits a storage commitment report", peer)
                 return False
+            options: ConnectOptions = {
+                "called_ae_title": peer,
+                "calling_ae_title": transaction.ae_title,
+                "timeouts": self._timeouts,
+                "assume_roles": True,  # it is known to be forgotten in the answer
+                **destination.options,
+            }
             async with connect(
-                *where,
-                called_ae_title=peer,
-                calling_ae_title=transaction.ae_title,
+                destination.host,
+                destination.port,
                 contexts=[Context(SOP_CLASS, scu=False, scp=True)],
-                assume_roles=True,  # it is known to be forgotten in the answer
-                timeouts=self._timeouts,
+                **options,
             ) as association:
                 return await _send(association, event, information)
         except Exception as error:  # noqa: BLE001 - of the network, or of the resolver: it is tried again

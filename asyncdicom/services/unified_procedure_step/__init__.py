@@ -4,8 +4,10 @@
 receives the reports; :mod:`.states` has the standard's tables.
 """
 
+from asyncdicom.retrieve import Resolve
+
 from .client import UPS_CONTEXTS, UpsClient
-from .events import EventReport, Resolve, UpsEvents
+from .events import EventReport, UpsEvents
 from .manager import GlobalSubscriber, Step, UpsManager
 from .states import (
     FILTERED_GLOBAL_SUBSCRIPTION,

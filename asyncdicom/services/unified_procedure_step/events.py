@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncdicom.client import connect
 from asyncdicom.command import Status
 from asyncdicom.errors import DicomError
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
-from asyncdicom.retrieve import Destination
+from asyncdicom.retrieve import find_destination
+from asyncdicom.services.tasks import end_tasks
 from asyncdicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_EVENT as UPS_EVENT
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
@@ -28,22 +27,17 @@ from .states import EventType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-    from typing import TypeAlias
 
     from pydicom import Dataset
 
     from asyncdicom.association import Association
     from asyncdicom.pool import ConnectOptions
     from asyncdicom.requests import NEventReportRequest
+    from asyncdicom.retrieve import Destination, Resolve
 
-__all__ = ["EventReport", "EventSender", "Resolve", "UpsEvents", "reports_of"]
+__all__ = ["EventReport", "EventSender", "UpsEvents", "reports_of"]
 
 _log = logging.getLogger("asyncdicom")
-
-_Address: TypeAlias = "Destination | tuple[str, int]"
-Resolve: TypeAlias = "Mapping[str, _Address] | Callable[[str], _Address | Awaitable[_Address | None] | None]"
-"""Where the AE of a title is: host and port, or a :class:`~asyncdicom.Destination`; None, or no entry, for one that is
-not known."""
 
 
 class EventReport(NamedTuple):
@@ -178,14 +172,7 @@ class EventSender:
 
     async def destination(self, ae_title: str) -> Destination | None:
         """Where an AE is, None if that is not known."""
-        found: Any
-        if self._resolve is None or isinstance(self._resolve, Mapping):
-            found = (self._resolve or {}).get(ae_title)
-        else:
-            found = self._resolve(ae_title)
-            if inspect.isawaitable(found):
-                found = await found
-        return Destination(*found) if found is not None else None
+        return await find_destination(self._resolve, ae_title, ae_title)
 
     def send(self, ae_titles: Iterable[str], report: EventReport) -> None:
         """Have a report sent, to each AE after what waits for it; to be called in the event loop."""
@@ -203,14 +190,7 @@ class EventSender:
     async def close(self, drain: float = 10.0) -> None:
         """Give what waits ``drain`` seconds to be sent, then give it up. On cancellation it is given up at once."""
         self._closed = True
-        tasks = [delivery.finish() for delivery in self._deliveries.values()]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=drain)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([delivery.finish() for delivery in self._deliveries.values()], drain)
 
     async def _deliver(self, delivery: _Delivery) -> None:
         failures = 0

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
         NSetRequest,
     )
     from asyncdicom.requests import WholeRequest as AnyRequest
+    from asyncdicom.retrieve import Resolve
     from asyncdicom.services.matching import Matcher
 
-    from .events import Resolve
 
 __all__ = ["GlobalSubscriber", "Step", "UpsManager"]
 
