@@ -23,6 +23,25 @@ def dcmtk():
     require("storescu", "DCMTK", "ASYNCDICOM_REQUIRE_DCMTK")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def pynetdicom_hears_its_responses():
+    """Keep pynetdicom's reactor off the response that a ``send_...()`` waits for.
+
+    It looks whether it is to pause, then takes what has come: on a busy machine the pause and the response come in
+    between, "Received unexpected ... service message" (its issue 875).
+    """
+    from pynetdicom.dimse import DIMSEServiceProvider
+
+    take = DIMSEServiceProvider.get_msg
+
+    def take_unless_paused(self, *, block):
+        return take(self, block) if block or self.assoc._reactor_checkpoint.is_set() else (None, None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DIMSEServiceProvider, "get_msg", take_unless_paused)
+        yield
+
+
 @pytest.fixture
 async def dcmqrscp(dcmtk, tmp_path):
     """DCMTK's archive, empty; it moves instances to OURS, at a port where the test may listen."""
