@@ -251,7 +251,7 @@ def serving(handler, **options):
 
 def all_wait(server):
     assert server._pool.used <= LIMIT
-    return all(each.connection.is_reading_paused for each in server.associations)
+    return all(each._connection.is_reading_paused for each in server.associations)
 
 
 async def test_slow_handlers_hold_no_more_than_the_limit_and_everything_is_stored_in_the_end():
@@ -294,7 +294,7 @@ async def test_handlers_that_wait_for_the_head_of_a_data_set_get_it():
         for peer in peers:
             await peer.associate()
             peer.send(store_request(), pdv(3, 0, first))
-        await settle(lambda: any(each.connection.is_reading_paused for each in server.associations))
+        await settle(lambda: any(each._connection.is_reading_paused for each in server.associations))
         for peer in peers:
             peer.send(pdv(3, 2, rest))
         for peer in peers:
