@@ -7,6 +7,7 @@ one by default. A task goes on to the next request: a task for each would cost s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import inspect
@@ -43,6 +44,9 @@ _log = logging.getLogger("asyncdicom")
 
 MAX_WAITING_REQUESTS = 1024
 """Requests of a peer that does not wait for answers; their data sets are bounded by the memory that they hold."""
+
+_DECODE_IN_THREAD = 256 << 10
+"""Bytes of a request's data set from which decoding is worth a thread, for the sake of the other associations."""
 
 _MAX_DATA_SET = 64 << 20
 """Bytes of a request's data set that are gathered for a handler: an image box of the print service has 20 MB or so."""
@@ -391,6 +395,9 @@ class Performer:
         except StatusError:
             await incoming.drop()
             raise
+        if len(request.data) >= _DECODE_IN_THREAD:
+            with contextlib.suppress(DataSetError):  # the handler meets it, if it looks
+                request._data_set = await asyncio.to_thread(request._decoded)
 
     async def _find(self, request: WholeRequest, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""

@@ -169,10 +169,13 @@ class WholeRequest(Request):
         Raises DataSetError if it cannot be decoded, which answers the request with a failure unless it is caught.
         """
         if self._data_set is None and self.data:
-            from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
-
-            self._data_set = decode_data_set(self.data, self.context.transfer_syntax)
+            self._data_set = self._decoded()
         return self._data_set
+
+    def _decoded(self) -> Dataset:
+        from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
+
+        return decode_data_set(self.data, self.context.transfer_syntax)
 
 
 class _QueryRequest(WholeRequest):

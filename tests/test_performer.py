@@ -663,3 +663,19 @@ async def test_a_requestor_may_be_asked_too(caplog):
             # The acceptor is the SCP, who sends event reports; that needs no role selection (PS3.7 D.3.3.4).
             assert (await association.n_action(MPPS, "1.2.3", 1)).status == 0
     assert seen == [(4, "AB")]
+
+
+async def test_a_large_data_set_is_decoded_beside_the_loop():
+    seen = []
+
+    async def handler(request):
+        seen.append(request._data_set is not None)
+        return Status(len(request.data_set.TextValue) == 300_000 and 0)
+
+    large_text = Dataset()
+    large_text.TextValue = "x" * 300_000
+    async with serving(n_set=handler) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[MPPS]) as association:
+            assert (await association.n_set(MPPS, "1.2.3", large_text)).status == 0
+            assert (await association.n_set(MPPS, "1.2.3", STUDY_ID + bytes(300_000))).status.is_failure
+    assert seen[0]
