@@ -7,6 +7,7 @@ anew. pydicom is imported when that happens, as its import takes longer than eve
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import stat
@@ -198,10 +199,12 @@ def decode(data: bytes, meta: FileMeta, limit: int) -> Dataset:
     return data_set
 
 
-def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28) -> Dataset:
+def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28, *, validate: bool = False) -> Dataset:
     """A pydicom data set without file meta information: an identifier, attributes, ...
 
-    ``limit`` bounds what it inflates to. Raises DataSetError for what cannot be decoded.
+    ``limit`` bounds what it inflates to. Unless ``validate``, pydicom does not warn of values that are not valid, as
+    keys with wild cards are; that makes threads wait for each other, so it is for small data sets. Raises DataSetError
+    for what cannot be decoded.
     """
     from pydicom.config import disable_value_validation  # noqa: PLC0415
     from pydicom.filereader import read_dataset  # noqa: PLC0415
@@ -210,8 +213,10 @@ def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28) -> Datas
     if syntax.deflated:
         data = _inflate(data, limit)
     try:
-        # pydicom would warn of keys with wild cards. What it has for that is one setting for all threads.
-        with _validation, disable_value_validation():
+        with contextlib.ExitStack() as stack:
+            if not validate:
+                stack.enter_context(_validation)
+                stack.enter_context(disable_value_validation())
             data_set = read_dataset(
                 BytesIO(data), is_implicit_VR=not syntax.explicit_vr, is_little_endian=syntax.little_endian
             )
@@ -224,6 +229,7 @@ def decode_data_set(data: bytes, syntax_uid: str, limit: int = 1 << 28) -> Datas
 
 
 _validation = threading.Lock()
+"""What pydicom has for that is one setting for all threads."""
 
 
 def _inflate(data: bytes, limit: int) -> bytes:

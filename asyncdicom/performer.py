@@ -45,8 +45,9 @@ _log = logging.getLogger("asyncdicom")
 MAX_WAITING_REQUESTS = 1024
 """Requests of a peer that does not wait for answers; their data sets are bounded by the memory that they hold."""
 
-_DECODE_IN_THREAD = 256 << 10
-"""Bytes of a request's data set from which decoding is worth a thread, for the sake of the other associations."""
+_DECODE_IN_THREAD = 16 << 10
+"""Bytes of a request's data set from which it is decoded in a thread: pydicom takes 25 microseconds for an element,
+which may have 8 bytes."""
 
 _MAX_DATA_SET = 64 << 20
 """Bytes of a request's data set that are gathered for a handler: an image box of the print service has 20 MB or so."""
@@ -397,7 +398,7 @@ class Performer:
             raise
         if len(request.data) >= _DECODE_IN_THREAD:
             with contextlib.suppress(DataSetError):  # the handler meets it, if it looks
-                request._data_set = await asyncio.to_thread(request._decoded)
+                request._data_set = await asyncio.to_thread(request._decoded, in_thread=True)
 
     async def _find(self, request: WholeRequest, handler: Handler) -> Status:
         """Send what a C-FIND handler yields; returns the status of the last response."""
@@ -422,6 +423,7 @@ class Performer:
         if _is_unwanted(request):
             return _END
         request.stop = task.cancel
+        match: object = _END
         try:
             match = await anext(matches, _END)
         except asyncio.CancelledError:

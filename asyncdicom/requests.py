@@ -172,10 +172,10 @@ class WholeRequest(Request):
             self._data_set = self._decoded()
         return self._data_set
 
-    def _decoded(self) -> Dataset:
+    def _decoded(self, *, in_thread: bool = False) -> Dataset:
         from .instances import decode_data_set  # noqa: PLC0415 - brings pydicom
 
-        return decode_data_set(self.data, self.context.transfer_syntax)
+        return decode_data_set(self.data, self.context.transfer_syntax, validate=in_thread)
 
 
 class _QueryRequest(WholeRequest):
