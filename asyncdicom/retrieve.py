@@ -6,6 +6,7 @@ association on which a C-GET came, or over a pool of associations with the desti
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Mapping
@@ -36,6 +37,10 @@ __all__ = ["Destination", "MoveDestinations", "Resolve", "Retriever", "find_dest
 _log = logging.getLogger("asyncdicom")
 
 _NO_OPTIONS: ConnectOptions = {}
+
+_PENDING_INTERVAL = 0.05
+"""Seconds from one pending response to the next: for a thousand small instances, one each would take as long as the
+instances themselves."""
 
 
 class Destination(NamedTuple):
@@ -85,7 +90,8 @@ class Retriever:
     async def retrieve(self, request: CGetRequest, report: Report) -> tuple[Status, Dataset | None, dict[str, int]]:
         """Send all; returns the last status, the failed instances, and the counters.
 
-        ``report`` sends a pending response. A C-CANCEL lets the instances end that are being sent.
+        ``report`` sends a pending response: after the first instance, and then twenty a second at most. A C-CANCEL lets
+        the instances end that are being sent.
         """
         count = _Count(request)
         async with self._associations(request) as associations:
@@ -106,11 +112,14 @@ class Retriever:
         request.stop = sending.halt
         if request.is_cancelled:
             sending.halt()
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         try:
             async with aclosing(sending.results()) as results:
                 async for result in results:
                     count.add(result)
-                    if not request.is_cancelled:
+                    if not request.is_cancelled and loop.time() >= due:
+                        due = loop.time() + _PENDING_INTERVAL
                         await report(**count.elements())
         except AssociationError as error:
             if request.association._ended is not None or error not in sending.refusals:

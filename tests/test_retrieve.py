@@ -32,6 +32,13 @@ def instance(number, sop_class=CT):
     return data_set
 
 
+@pytest.fixture(autouse=True)
+def _a_response_for_each_instance(request, monkeypatch):
+    """Unless a test is about how often they come."""
+    if "seldom" not in request.function.__name__:
+        monkeypatch.setattr("asyncdicom.retrieve._PENDING_INTERVAL", 0.0)
+
+
 class Receiver:
     """A C-STORE handler that remembers what it was given."""
 
@@ -429,3 +436,17 @@ async def test_a_get_goes_on_while_its_instances_are_stored_slowly(seconds):
         options = {"contexts": [GET, Context(CT, scp=True)], "timeouts": asyncdicom.Timeouts(dimse=0.2)}
         async with asyncdicom.connect("127.0.0.1", server.port, c_store=handler, **options) as association:
             assert (await association.c_get(KEYS, model=GET)).completed == 3
+
+
+async def test_pending_responses_come_after_the_first_instance_and_then_seldom():
+    async def many(request):
+        request.total = 100
+        for number in range(100):
+            yield instance(number)
+
+    async with getting(many, Receiver()) as association:
+        responses = association.c_get(KEYS, model=GET)
+        completed = [each.completed async for each in responses]
+        assert completed[0] == 1
+        assert len(completed) < 50
+        assert responses.final.completed == 100
