@@ -600,6 +600,8 @@ class Association:
         self.window = window
         self._invoker.open_window(window.invoked)
         self._performer.window = min(window.performed or MAX_WAITING_REQUESTS, MAX_WAITING_REQUESTS)
+        if window.performed > 1:
+            self._performer.most_outstanding = self._performer.window
         self.extended.update(extended)
         self.contexts.update(contexts)
         self._fragment_size = fragment_size(peer.maximum_length, self._max_send_pdu_length)

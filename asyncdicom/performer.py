@@ -76,6 +76,8 @@ class Performer:
     ) -> None:
         self.window = 1
         """How many handlers may run at once."""
+        self.most_outstanding = MAX_WAITING_REQUESTS
+        """How many requests may be unanswered: who has agreed on several at a time is held to it (PS3.7 D.3.3.3)."""
         self.has_resumed = False
         """Whether a task has gone on within the read that is being handled."""
         self._association = association
@@ -130,8 +132,8 @@ class Performer:
             assert handler is not None
             request = REQUESTS[command.message.field](self._association, context, command)
             self._incoming = request.incoming
-            if len(self._waiting) >= MAX_WAITING_REQUESTS:
-                raise ProtocolError(f"{MAX_WAITING_REQUESTS} requests are waiting, {self.window} at a time may run")
+            if len(self._requests) >= self.most_outstanding:
+                raise ProtocolError(f"more requests than the {self.window} at a time that were agreed")
             self._requests[command.message_id] = request
             self._waiting.append((request, handler))
             if isinstance(request, WholeRequest):  # of a C-STORE the data set is counted

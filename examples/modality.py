@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import sys
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 
@@ -37,7 +36,7 @@ def scan(item: Dataset, slices: int = 3) -> list[Dataset]:
         image.Rows = image.Columns = 64
         image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
         image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-        image.PixelData = np.full((64, 64), number * 100, "<u2").tobytes()
+        image.PixelData = (number * 100).to_bytes(2, "little") * 64 * 64
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
         images.append(image)

@@ -610,12 +610,21 @@ async def storing(window, *, granted=8):
 )
 async def test_as_many_handlers_run_at_once_as_were_agreed(window, granted, agreed):
     async with storing(window, granted=granted) as (peer, _server, running, most, go_on):
-        peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(12)))
+        count = agreed if agreed > 1 else 5  # who has agreed on one at a time is not held to it
+        peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(count)))
         await until(lambda: len(running) == agreed)
         go_on.set()
-        answers = [(await peer.receive_command()).message_id_being_responded_to for _ in range(12)]
-        assert sorted(answers) == list(range(12))
+        answers = [(await peer.receive_command()).message_id_being_responded_to for _ in range(count)]
+        assert sorted(answers) == list(range(count))
         assert max(most) == agreed
+
+
+async def test_more_requests_than_were_agreed_end_the_association():
+    async with storing(3) as (peer, _server, running, _, _):
+        peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(3)))
+        await until(lambda: len(running) == 3)
+        peer.send(store_request(4))
+        assert await peer.receive() == Abort(2, 6)
 
 
 async def test_the_answer_to_a_window_is_no_more_than_was_asked_for():
