@@ -63,6 +63,7 @@ _ALWAYS_GATHERED = 64 << 10
 
 _OUT_OF_RESOURCES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _END = object()
+_PENDING = 0xFF00
 
 
 class Performer:
@@ -335,6 +336,8 @@ class Performer:
             status = await _called(handler, request)
             if not isinstance(status, Status):
                 status = _as_status(status)
+            if status >= _PENDING:
+                raise TypeError(f"the handler returned {status}, which is not the end")
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is answered
             status = self._status_for(request, error)
         if not request.incoming.is_complete:
@@ -443,7 +446,7 @@ class Performer:
         """What a handler's exception is answered with; raises it again when it is that the association is over."""
         if isinstance(error, AssociationError) and self._association._ended is not None:
             raise error
-        if isinstance(error, StatusError):
+        if isinstance(error, StatusError) and error.status < _PENDING:
             return _as_status(error.status)
         name = request.command.message.name[:-3]
         is_normalized = request.command.message.field & 0x0100
@@ -534,7 +537,7 @@ def _as_status(answer: object) -> Status:
     """What a handler returned, which may be a plain number."""
     if isinstance(answer, Status):
         return answer
-    if isinstance(answer, int):
+    if isinstance(answer, int) and not isinstance(answer, bool):
         return Status(answer)
     raise TypeError(f"the handler returned {answer!r}; return a Status")
 

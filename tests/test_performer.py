@@ -688,3 +688,29 @@ async def test_a_large_data_set_is_decoded_beside_the_loop():
             assert (await association.n_set(MPPS, "1.2.3", large_text)).status == 0
             assert (await association.n_set(MPPS, "1.2.3", STUDY_ID + bytes(300_000))).status.is_failure
     assert seen[0]
+
+
+@pytest.mark.parametrize("answer", [True, Status.PENDING, None, "0000H"])
+async def test_nonsense_for_a_status_is_a_failure(answer, caplog):
+    async def handler(request):
+        return answer
+
+    async with storing_with(handler) as peer:
+        peer.send(store_request(1) + pdv(3, 2, data_set(100)))
+        assert (await peer.receive_command()).status == Status.CANNOT_UNDERSTAND
+    assert "the handler returned" in caplog.text
+
+
+@contextlib.asynccontextmanager
+async def storing_with(handler):
+    async with serving(c_store=handler, contexts=None) as server, raw_client(server.port) as peer:
+        await peer.associate()
+        yield peer
+
+
+async def test_a_pending_status_that_is_raised_is_a_failure():
+    async def handler(request):
+        raise StatusError(Status.PENDING)
+
+    answer = await answer_to(normalized(CommandField.N_DELETE_RQ), n_delete=handler)
+    assert answer.status == Status.PROCESSING_FAILURE
