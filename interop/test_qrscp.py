@@ -224,7 +224,7 @@ async def test_movescu_may_cancel(dcmtk, slices, tmp_path):
             "-v",
             "-S",
             "--cancel",
-            "3",
+            "1",
             "-aem",
             "MOVER",
             "+P",
