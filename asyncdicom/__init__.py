@@ -1,5 +1,7 @@
 """The DICOM network stack for asyncio: the names that are public, and nothing else."""
 
+from typing import TYPE_CHECKING
+
 from .association import Association, Timeouts
 from .client import connect
 from .command import Category, Command, Priority, Status
@@ -25,7 +27,6 @@ from .instances import Instance, contexts_for, new_uid, read_instance, split_by_
 from .operations import Response, Responses
 from .part10 import FileMeta
 from .pdu import UserIdentity
-from .pool import AssociationPool, Backoff, ConnectOptions, send_instances
 from .presentation import AsyncOperationsWindow, Context, PresentationContext
 from .requests import (
     CFindRequest,
@@ -42,10 +43,13 @@ from .requests import (
     Request,
     Service,
 )
-from .retrieve import Destination
-from .sending import SendResult
-from .server import Server, Statistics, serve, storage_contexts
 from .uids import uid_of
+
+if TYPE_CHECKING:
+    from .pool import AssociationPool, Backoff, ConnectOptions, send_instances
+    from .retrieve import Destination
+    from .sending import SendResult
+    from .server import Server, Statistics, serve, storage_contexts
 
 __all__ = [
     "Association",
@@ -111,3 +115,32 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "AssociationPool": "pool",
+    "Backoff": "pool",
+    "ConnectOptions": "pool",
+    "Destination": "retrieve",
+    "SendResult": "sending",
+    "Server": "server",
+    "Statistics": "server",
+    "send_instances": "pool",
+    "serve": "server",
+    "storage_contexts": "server",
+}
+"""Names that not every program needs, with their modules: who only asks a peer shall not wait for a server to load."""
+
+
+def __getattr__(name: str) -> object:
+    """One of those names, imported when it is asked for first (PEP 562)."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    found: object = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

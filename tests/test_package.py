@@ -37,7 +37,19 @@ def test_every_public_name_is_there_and_sorted():
 
 def test_the_init_only_re_exports():
     tree = ast.parse(Path(asyncdicom.__file__).read_text())
-    assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert functions == {"__getattr__", "__dir__"}  # for what is imported when it is asked for
+    others = {type(node) for node in tree.body} - {ast.FunctionDef, ast.If}
+    assert others <= {ast.Expr, ast.ImportFrom, ast.Assign}
+
+
+def test_what_is_imported_later_is_all_that_type_checkers_see():
+    tree = ast.parse(Path(asyncdicom.__file__).read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    pairs = {alias.name: each.module for each in checked.body for alias in each.names}
+    assert pairs == asyncdicom._LATER
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        asyncdicom.nothing  # noqa: B018
 
 
 def test_importing_brings_neither_pydicom_nor_rich(tmp_path):
