@@ -1,7 +1,7 @@
 """The peer's requests of one association: judged, queued, handed to handlers, answered (PS3.7 8.1, 9.3, 10.3).
 
 Requests run in tasks of the association, as many at once as the asynchronous operations window allows (PS3.7 D.3.3.3),
-one by default. A task goes on to the next request: a task for each would cost small instances a tenth of their rate.
+one by default. A task goes on to the next request, which spares making one for each.
 """
 
 from __future__ import annotations

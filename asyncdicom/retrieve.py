@@ -39,8 +39,7 @@ _log = logging.getLogger("asyncdicom")
 _NO_OPTIONS: ConnectOptions = {}
 
 _PENDING_INTERVAL = 0.05
-"""Seconds from one pending response to the next: for a thousand small instances, one each would take as long as the
-instances themselves."""
+"""Seconds from one pending response to the next: they tell a user how far it is, and each is a message of its own."""
 
 
 class Destination(NamedTuple):
