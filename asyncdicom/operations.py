@@ -207,9 +207,9 @@ class Responses:
 
     Who leaves early, by :meth:`aclose`, at the end of an ``async with`` block, by cancellation, or by dropping the last
     reference, sends C-CANCEL; what is still on the way is dropped when it comes, within the DIMSE timeout, and the
-    association can be used on. Responses that nobody takes are kept, up to 1 MiB (64 MiB while another response is
-    awaited), and then nothing is read any more; up to 64 MiB while the response to another request is awaited. Raises
-    AssociationError when the association ends before the last response.
+    association can be used on. Responses that nobody takes are kept, up to 1 MiB, and then nothing is read any more; up
+    to 64 MiB while the response to another request is awaited. Raises AssociationError when the association ends before
+    the last response.
     """
 
     def __init__(self, invoker: Invoker, begin: Callable[[], Coroutine[None, None, Operation]]) -> None:
