@@ -146,9 +146,9 @@ async def _store(options: StoreOptions, words: list[str]) -> int:
         raise UsageError("no file or folder to send is named")
     options.user_identity()
     summary = Summary()
+    start = time.perf_counter()
     instances = _look(paths, options, summary)
     size = sum(instance.length for instance in instances) * options.repeat
-    start = time.perf_counter()
     try:
         if instances:
             lines_only = options.verbose or options.json
