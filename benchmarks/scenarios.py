@@ -144,8 +144,8 @@ SCENARIOS = (
         "C-MOVE of 1,000 CT",
         **_RETRIEVE,
         mode="move",
-        note="to C; asked for by our movescu. Here and in C-GET the clock of our tools runs from the request to the "
-        "last response, and that of storescu, which sends the same files, from its first request to its last response; "
+        note="to C; asked for by our movescu. Here and in C-GET the clock runs from before the association to the last "
+        "response, in storescu, which sends the same files, with looking into them, as the archives have to do it; "
         "DCMTK is dcmqrscp with TCP_NODELAY=1 in its environment, pynetdicom has 20 files",
     ),
     Scenario("C-MOVE of 1,000 objects of 4 KB", **_RETRIEVE, **_RATE, mode="move", size=SMALL, note="to C"),
