@@ -37,6 +37,11 @@ def main() -> None:
         "those of any other to a temporary folder",
     )
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="with --only: put what is measured in place of what the results have of it",
+    )
+    parser.add_argument(
         "--render", action="store_true", help="measure nothing: write everything anew from results.json"
     )
     arguments = parser.parse_args()
@@ -45,12 +50,15 @@ def main() -> None:
     if arguments.quick:
         arguments.rounds, arguments.seconds = 2, 0.3
     own = HERE / "results"
+    is_whole = is_whole or arguments.replace or arguments.render
     folder = arguments.results or (own if is_whole else Path(tempfile.mkdtemp(prefix="bench-results-")))
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.render:
         results = load(folder / "results.json")
     else:
         results = run_all(arguments)
+        if arguments.replace:
+            results = load(folder / "results.json").replaced(results)
         save(results, folder / "results.json")
     text = markdown(results, plot(results, folder))
     (folder / "results.md").write_text(text)

@@ -7,15 +7,16 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .processes import HERE, TIMEOUT, Process, free_port, python, wait_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 C, C_BY_PDU = "C", "C by PDU"
 DCMTK, PYNETDICOM, ORTHANC = "DCMTK", "pynetdicom", "Orthanc"
@@ -141,8 +142,7 @@ def _storescp(job: Job, port: int) -> list:
 
 
 def _orthanc(job: Job, port: int) -> list:
-    own = job.scratch / f"orthanc-{port}"
-    own.mkdir()
+    own = Path(tempfile.mkdtemp(prefix="orthanc-", dir=job.scratch))
     configuration = {
         "StorageDirectory": str(job.folder or own),
         "IndexDirectory": str(own),

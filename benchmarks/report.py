@@ -54,6 +54,11 @@ class Results:
         """Those of a scenario; nothing if it was not measured."""
         return next((samples for scenario, samples, _ in self.scenarios if scenario.name == name), {})
 
+    def replaced(self, others: Results) -> Results:
+        """These, with what others have in place of the scenarios of the same names."""
+        newer = {scenario.name: (scenario, samples, errors) for scenario, samples, errors in others.scenarios}
+        return Results(self.facts, [newer.get(each[0].name, each) for each in self.scenarios])
+
     def median(self, name: str, peer: str, what: str = "value") -> float | None:
         """The median of a peer's runs."""
         several = self.samples(name).get(peer)
