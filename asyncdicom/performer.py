@@ -78,7 +78,8 @@ class Performer:
         self.window = 1
         """How many handlers may run at once."""
         self.most_outstanding = MAX_WAITING_REQUESTS
-        """How many requests may be unanswered: who has agreed on several at a time is held to it (PS3.7 D.3.3.3)."""
+        """How many requests may be unanswered: who has agreed on a window is held to it (PS3.7 D.3.3.3). Others wait
+        their turn: some stream without one."""
         self.has_resumed = False
         """Whether a task has gone on within the read that is being handled."""
         self._association = association

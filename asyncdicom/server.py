@@ -355,7 +355,13 @@ class Server:
         self._statistics.accepted += 1
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
-            association._established(user, negotiated.contexts, own_window, dict(negotiated.extended))
+            association._established(
+                user,
+                negotiated.contexts,
+                own_window,
+                dict(negotiated.extended),
+                has_agreed=user.async_operations_window is not None,
+            )
         except LocalProtocolError as error:
             association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))
         _log.debug("= established: %r", association)

@@ -610,7 +610,7 @@ async def storing(window, *, granted=8):
 )
 async def test_as_many_handlers_run_at_once_as_were_agreed(window, granted, agreed):
     async with storing(window, granted=granted) as (peer, _server, running, most, go_on):
-        count = agreed if agreed > 1 else 5  # who has agreed on one at a time is not held to it
+        count = agreed if window != 1 else 5  # who has agreed on nothing is not held to it
         peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(count)))
         await until(lambda: len(running) == agreed)
         go_on.set()
@@ -619,10 +619,11 @@ async def test_as_many_handlers_run_at_once_as_were_agreed(window, granted, agre
         assert max(most) == agreed
 
 
-async def test_more_requests_than_were_agreed_end_the_association():
-    async with storing(3) as (peer, _server, running, _, _):
-        peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(3)))
-        await until(lambda: len(running) == 3)
+@pytest.mark.parametrize(("window", "granted", "agreed"), [(3, 8, 3), (9, 1, 1)])
+async def test_more_requests_than_were_agreed_end_the_association(window, granted, agreed):
+    async with storing(window, granted=granted) as (peer, _server, running, _, _):
+        peer.send(*(store_request(number) + pdv(3, 2, data_set(100)) for number in range(agreed)))
+        await until(lambda: len(running) == agreed)
         peer.send(store_request(4))
         assert await peer.receive() == Abort(2, 6)
 
