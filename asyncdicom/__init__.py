@@ -28,6 +28,7 @@ from .operations import Response, Responses
 from .part10 import FileMeta
 from .pdu import UserIdentity
 from .presentation import AsyncOperationsWindow, Context, PresentationContext
+from .quirks import Quirks
 from .requests import (
     CFindRequest,
     CGetRequest,
@@ -91,6 +92,7 @@ __all__ = [
     "PresentationContext",
     "Priority",
     "ProtocolError",
+    "Quirks",
     "Request",
     "Response",
     "Responses",

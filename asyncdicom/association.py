@@ -33,6 +33,7 @@ from .invoker import Invoker
 from .pdu import Abort, check_ae_title
 from .performer import MAX_WAITING_REQUESTS, Performer
 from .presentation import AsyncOperationsWindow, Result
+from .quirks import NO_QUIRKS
 from .requests import NO_HANDLERS
 from .transport import Connection
 from .uids import CONTEXTS_FOR, VERIFICATION, name_of, uid_of
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .operations import Response, Responses
     from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
+    from .quirks import Quirks
     from .receive_buffer import Fragment
     from .requests import Handlers, Request
     from .upper_layer import Indicated
@@ -88,6 +90,7 @@ class Association:
         *,
         max_send_pdu_length: int,
         handlers: Handlers = NO_HANDLERS,
+        quirks: Quirks = NO_QUIRKS,
         on_associate: Callable[[Association, Indicated], None],
         on_handled: Callable[[Request, Status | None], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
@@ -111,6 +114,7 @@ class Association:
         """Abstract syntaxes that were proposed and not accepted, with the peer's result (PS3.8 Table 9-18)."""
         self.user_identity: UserIdentity | None = None
         """Who the requestor says its user is (PS3.7 D.3.3.7), when it says so; checked by ``serve(user_identity=)``."""
+        self._quirks = quirks
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
@@ -205,7 +209,7 @@ class Association:
         response = await self._invoker.perform(
             context, request, lambda: self._send_instance(context.id, request, instance), upcoming
         )
-        return response.status
+        return self._quirks.judged(response.status)
 
     def c_find(
         self,
@@ -219,6 +223,8 @@ class Association:
 
         ``model`` is the SOP class of the information model, by its UID, keyword or name. Raises NoAcceptedContext.
         """
+        if not isinstance(identifier, (bytes, bytearray, memoryview)):
+            identifier = self._quirks.mended(identifier)
         return self._several(CommandField.C_FIND_RQ, identifier, model, context, priority=priority)
 
     def c_get(
@@ -594,13 +600,18 @@ class Association:
         contexts: dict[int, PresentationContext],
         window: AsyncOperationsWindow,
         extended: dict[str, bytes],
+        *,
+        has_agreed: bool,
     ) -> None:
-        """The negotiation has succeeded; raises LocalProtocolError if the peer's maximum length leaves no room."""
+        """The negotiation has succeeded, with an answer about the window if it ``has_agreed`` on one.
+
+        Raises LocalProtocolError if the peer's maximum length leaves no room.
+        """
         self.peer_information = peer
         self.window = window
         self._invoker.open_window(window.invoked)
         self._performer.window = min(window.performed or MAX_WAITING_REQUESTS, MAX_WAITING_REQUESTS)
-        if window.performed > 1:
+        if has_agreed:
             self._performer.most_outstanding = self._performer.window
         self.extended.update(extended)
         self.contexts.update(contexts)

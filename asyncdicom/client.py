@@ -37,6 +37,7 @@ from .presentation import (
     proposed_extended,
     proposed_roles,
 )
+from .quirks import NO_QUIRKS, Quirks
 from .receive_buffer import SlabPool
 from .requests import Handlers
 from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
@@ -107,11 +108,11 @@ class connect:  # noqa: N801 - it is called like a function
 
     ``max_operations_invoked`` and ``max_operations_performed`` are the asynchronous operations window to propose (PS3.7
     D.3.3.3), 0 for any number. It is proposed only if one of them is not 1: some peers hang up on it. What was agreed
-    is :attr:`Association.window`. With ``assume_roles``, SCP roles that were proposed and not answered count as
-    granted: some archives send C-GET's instances all the same. ``ssl`` and ``server_hostname`` mean what they mean in
-    asyncio. ``max_pdu_length`` is the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the
-    longest that it sends, in bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection
-    comes from.
+    is :attr:`Association.window`. ``quirks`` are what this peer is known to do otherwise than the standard has it.
+
+    ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is the longest P-DATA-TF that
+    this side announces to take, ``max_send_pdu_length`` the longest that it sends, in bytes; what the peer announces is
+    obeyed anyway. ``local_address`` is where the connection comes from.
 
     Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
     LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected, AssociationAborted,
@@ -131,7 +132,7 @@ class connect:  # noqa: N801 - it is called like a function
         services: Iterable[Service] = (),
         max_operations_invoked: int = 1,
         max_operations_performed: int = 1,
-        assume_roles: bool = False,
+        quirks: Quirks = NO_QUIRKS,
         ssl: ssl_module.SSLContext | bool | None = None,
         server_hostname: str | None = None,
         user_identity: UserIdentity | None = None,
@@ -155,7 +156,7 @@ class connect:  # noqa: N801 - it is called like a function
         self._handlers = Handlers.of({"c_store": c_store, "n_event_report": n_event_report}, served)
         window = AsyncOperationsWindow(max_operations_invoked, max_operations_performed)
         self._window = window if window != (1, 1) else None
-        self._assume_roles = assume_roles
+        self._quirks = quirks
         self._proposed = propose_contexts(offered)
         self._roles = proposed_roles(offered)
         self._ssl = ssl
@@ -207,6 +208,7 @@ class connect:  # noqa: N801 - it is called like a function
             self._timeouts,
             max_send_pdu_length=self._max_send_pdu_length,
             handlers=self._handlers,
+            quirks=self._quirks,
             on_associate=self._answered,
         )
         association.called_ae_title, association.calling_ae_title = self._called, self._calling
@@ -262,11 +264,17 @@ class connect:  # noqa: N801 - it is called like a function
             self._roles,
             answer.presentation_contexts,
             user.roles,
-            assume_roles=self._assume_roles,
+            assume_roles=self._quirks.assume_roles,
         )
         association._refused = _refused(self._proposed, answer.presentation_contexts)
         window = agreed_window(self._window, user.async_operations_window)
         try:
-            association._established(user, contexts, window, dict(user.extended))
+            association._established(
+                user,
+                contexts,
+                window,
+                dict(user.extended),
+                has_agreed=self._window is not None and user.async_operations_window is not None,
+            )
         except LocalProtocolError as error:
             association._abort_now(AssociationAborted(0, 0, by_peer=False, detail=str(error)))

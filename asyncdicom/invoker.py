@@ -219,7 +219,7 @@ class Invoker:
         if operation.is_abandoned:
             return
         self._leave(operation)
-        if self.is_in_flight(operation):
+        if self.is_in_flight(operation) and not self._association._quirks.never_cancel:
             cancel = Command(CommandField.C_CANCEL_RQ, message_id_being_responded_to=operation.request.message_id)
             _log.debug("> %s", cancel)
             association = self._association
@@ -273,9 +273,10 @@ class Invoker:
     def _operation_meant(self, command: Command) -> Operation | None:
         """What a response with an unknown Message ID answers."""
         # dicom-rs answers an echo with the ID of an earlier message; nothing is kept or lost by believing it.
-        if len(self.operations) == 1 and command.message.field is CommandField.C_ECHO_RSP:
+        is_echo = command.message.field is CommandField.C_ECHO_RSP
+        if len(self.operations) == 1 and (is_echo or self._association._quirks.any_response_id):
             (operation,) = self.operations.values()
-            if operation.request.message.field is CommandField.C_ECHO_RQ:
+            if operation.request.message.field | 0x8000 == command.message.field:
                 _log.warning("< %s, but message %s waits; taken", command, operation.request.message_id)
                 return operation
         _log.warning("< %s, but no request waits for it; ignored", command)
@@ -301,7 +302,9 @@ class Invoker:
             return
         status = response.command.status or 0
         if operation.has_several and status >= _PENDING and Status(status).category is Category.PENDING:
-            if not operation.is_abandoned:  # else a peer that heeds no C-CANCEL would never have to end
+            if (
+                not operation.is_abandoned or self._association._quirks.never_cancel
+            ):  # else a peer that heeds no C-CANCEL would never have to end
                 self._wait_on(operation)
         else:
             operation.last = response

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .association import Association
     from .command import Status
     from .pdu import UserIdentity
+    from .quirks import Quirks
     from .requests import CStoreHandler, Handler, Service
     from .sending import Sendable, Sendables
 
@@ -85,7 +86,7 @@ class ConnectOptions(TypedDict, total=False):
     services: Iterable[Service]
     max_operations_invoked: int
     max_operations_performed: int
-    assume_roles: bool
+    quirks: Quirks
     ssl: ssl_module.SSLContext | bool | None
     server_hostname: str | None
     user_identity: UserIdentity | None

@@ -36,6 +36,8 @@ VALUES = {
     "PORT": "11112",
     "STATUS": "COMPLETED",
     "CODE^SCHEME^MEANING": "110501^DCM^Equipment failure",
+    "QUIRK": "never-cancel",
+    "TAG": "0008,0060",
     "CLASS,UID": "CTImageStorage,1.2.3",
 }
 """A good word for each name that a value has in the help; others are any text."""

@@ -329,8 +329,9 @@ async def test_roles_that_were_not_answered_may_be_assumed():
 
     contexts = [Context(CT, scp=True)]
     for assumed in (False, True):
+        quirks = asyncdicom.Quirks(assume_roles=assumed)
         async with raw_server(script) as port:
-            async with asyncdicom.connect("127.0.0.1", port, contexts=contexts, assume_roles=assumed) as association:
+            async with asyncdicom.connect("127.0.0.1", port, contexts=contexts, quirks=quirks) as association:
                 assert association.contexts[1].scp is assumed
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-__all__ = ["key", "read_keys", "read_query_file"]
+__all__ = ["key", "read_keys", "read_query_file", "tag"]
 
 _MAX_ITEMS: Final = 1000
 """Items that a path may have made; PS3.4 C.2.2.2.6 knows one."""
@@ -82,6 +82,14 @@ def _put(data_set: Dataset, path: str, text: str) -> None:
     if node["more"]:
         raise ValueError(f"which item of {node[0][:-1]}? [0] is the first one")
     data_set[tag] = DataElement(tag, vr, _value(vr, text), validation_mode=_ignore())
+
+
+def tag(text: str) -> int:
+    """Reads the tag of an attribute: PatientName, or 0010,0010. Raises ValueError."""
+    node = _NODE.fullmatch(text)
+    if node is None or node["item"]:
+        raise ValueError("a tag is expected, such as PatientName or 0010,0010")
+    return _look_up(node)[0]
 
 
 def _look_up(node: re.Match[str]) -> tuple[int, str]:

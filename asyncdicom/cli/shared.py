@@ -18,11 +18,13 @@ from asyncdicom.association import Association, Timeouts
 from asyncdicom.client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH, connect
 from asyncdicom.errors import AssociationError, DicomError
 from asyncdicom.pdu import UserIdentity, check_ae_title
+from asyncdicom.quirks import Quirks
 from asyncdicom.uids import name_of
 
 from .console import LEVELS, log, set_up_logging, to_stderr
 from .exit_codes import ExitCode, ToolError, explain, explain_connecting
-from .options import Group, UsageError, flag, help_text, nothing_to_do, parse, refused, value
+from .keys import tag
+from .options import Effect, Group, Option, UsageError, flag, help_text, nothing_to_do, parse, refused, value
 from .peer import Peer, parse_at_form
 
 if TYPE_CHECKING:
@@ -105,6 +107,13 @@ class RequestorOptions(NetworkOptions):
     password: str | None = None
     token: tuple[int, bytes] | None = None
     positive_response: bool = False
+    quirks: tuple[str, ...] = ()
+    omit_keys: tuple[int, ...] = ()
+
+    @property
+    def peer_quirks(self) -> Quirks:
+        """As the library takes them."""
+        return Quirks(**dict.fromkeys(self.quirks, True), omit_keys=self.omit_keys)
 
     def user_identity(self) -> UserIdentity | None:
         """What the options say of the user. Raises UsageError for a password without a user."""
@@ -157,6 +166,13 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text.lower()
 
     return read
+
+
+QUIRKS: Final = tuple(name.replace("_", "-") for name, kind in Quirks.__annotations__.items() if kind == "bool")
+
+
+def _quirk(text: str) -> str:
+    return one_of(*QUIRKS)(text).replace("-", "_")
 
 
 def _token(kind: int) -> Callable[[str], tuple[int, bytes]]:
@@ -270,6 +286,22 @@ PEER: Final = Group(
         value("--saml", "token", "FILE", "authenticate with the SAML assertion in this file", _token(4)),
         value("--jwt", "token", "FILE", "authenticate with the JSON web token in this file", _token(5)),
         flag("-rsp --pos-response", "positive_response", "fail unless the peer confirms the user"),
+        Option(
+            ("--quirk",),
+            f"what this peer does otherwise than the standard has it, one of {', '.join(QUIRKS)}; may be repeated",
+            "quirks",
+            ("QUIRK",),
+            read=_quirk,
+            effect=Effect.APPEND,
+        ),
+        Option(
+            ("--omit-key",),
+            "a key that this peer must not see in a query, at any level of it; may be repeated",
+            "omit_keys",
+            ("TAG",),
+            read=tag,
+            effect=Effect.APPEND,
+        ),
     ),
 )
 
@@ -350,6 +382,7 @@ async def associate(
             c_store=c_store,
             services=services,
             user_identity=options.user_identity(),
+            quirks=options.peer_quirks,
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,

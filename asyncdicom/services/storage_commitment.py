@@ -20,6 +20,7 @@ from asyncdicom.errors import AssociationError, DicomError, StatusError
 from asyncdicom.instances import new_uid
 from asyncdicom.pool import Backoff
 from asyncdicom.presentation import Context
+from asyncdicom.quirks import Quirks
 from asyncdicom.retrieve import find_destination
 
 from .references import Reference, reference, reference_item, references
@@ -382,7 +383,7 @@ class CommitmentProvider:
                 "called_ae_title": peer,
                 "calling_ae_title": transaction.ae_title,
                 "timeouts": self._timeouts,
-                "assume_roles": True,  # it is known to be forgotten in the answer
+                "quirks": Quirks(assume_roles=True),  # it is known to be forgotten in the answer
                 **destination.options,
             }
             async with connect(
