@@ -19,6 +19,7 @@ import asyncdicom
 from asyncdicom.services.print_images import image_item
 from asyncdicom.services.print_management import (
     ANNOTATION_BOX,
+    COLOR_IMAGE_BOX,
     COLOR_PRINT_MANAGEMENT,
     FILM_BOX,
     FILM_SESSION,
@@ -39,6 +40,8 @@ from asyncdicom.services.references import reference_item
 
 CT = get_testdata_file("CT_small.dcm")
 MR = get_testdata_file("MR_small.dcm")
+RGB = get_testdata_file("SC_rgb_small_odd.dcm")
+"""3 x 3 pixels, color by pixel."""
 COMMAND = (sys.executable, "-m", "asyncdicom", "printscu")
 
 CONFIGURATION = r"""
@@ -323,10 +326,20 @@ async def test_pynetdicom_prints_on_our_printer(color):
 
 
 class TheirPrinter:
-    """A printer made of pynetdicom's handlers; it reports each job as done."""
+    """A printer made of pynetdicom's handlers, with film boxes of two images; it keeps what it gets.
 
-    def __init__(self):
+    It answers with these statuses: to a film box, to one image after the other, and to one N-ACTION after the other.
+    Jobs are reported to have failed.
+    """
+
+    def __init__(self, *, color=False, film=0x0000, images=(0xB604, 0x0000), actions=(0x0000,)):
+        self.meta = COLOR_PRINT_MANAGEMENT if color else GRAYSCALE_PRINT_MANAGEMENT
+        self.image_box = COLOR_IMAGE_BOX if color else GRAYSCALE_IMAGE_BOX
+        self.statuses = {FILM_BOX: film, self.image_box: iter(images), "print": iter(actions)}
         self.created = {}
+        self.uids = {}
+        self.boxes = [generate_uid(), generate_uid()]
+        self.requests = []
         self.images = []
         self.annotations = []
         self.deleted = []
@@ -336,29 +349,42 @@ class TheirPrinter:
     def create(self, event):
         attributes, sop_class_uid = event.attribute_list, event.request.AffectedSOPClassUID
         uid = event.request.AffectedSOPInstanceUID or generate_uid()
-        self.created[sop_class_uid] = attributes
+        self.created[sop_class_uid], self.uids[sop_class_uid] = attributes, uid
+        self.note(event, sop_class_uid, uid)
         answer = pydicom.Dataset()
         answer.update(attributes)
         answer.AffectedSOPInstanceUID = uid
         if sop_class_uid == FILM_BOX:
-            boxes = [reference_item((GRAYSCALE_IMAGE_BOX, generate_uid())) for _ in range(2)]
-            answer.ReferencedImageBoxSequence = boxes
+            answer.ReferencedImageBoxSequence = [reference_item((self.image_box, each)) for each in self.boxes]
             answer.ReferencedBasicAnnotationBoxSequence = [reference_item((ANNOTATION_BOX, generate_uid()))]
+            return self.statuses[FILM_BOX], answer
         return 0x0000, answer
 
+    def note(self, event, sop_class_uid, uid):
+        """What a request was about, and on which presentation context it came."""
+        self.requests.append((event.event.name, event.context.abstract_syntax, sop_class_uid, uid))
+
     def set(self, event):
-        kind = self.annotations if event.request.RequestedSOPClassUID == ANNOTATION_BOX else self.images
-        kind.append(event.modification_list)
-        return 0xB604 if len(self.images) == 1 else 0x0000, None
+        sop_class_uid = event.request.RequestedSOPClassUID
+        self.note(event, sop_class_uid, event.request.RequestedSOPInstanceUID)
+        if sop_class_uid == ANNOTATION_BOX:
+            self.annotations.append(event.modification_list)
+            return 0x0000, None
+        self.images.append(event.modification_list)
+        return next(self.statuses[self.image_box]), None
 
     def act(self, event):
         self.actions.append(event.action_type)
+        self.note(event, event.request.RequestedSOPClassUID, event.request.RequestedSOPInstanceUID)
+        status = next(self.statuses["print"])
+        if status & 0xF000 == 0xC000:
+            return status, None
         answer, uid = pydicom.Dataset(), generate_uid()
         answer.ReferencedPrintJobSequence = [reference_item((PRINT_JOB, uid))]
         thread = threading.Thread(target=self.report, args=(event.assoc, uid))
         self.threads.append(thread)
         thread.start()  # it waits until this is answered
-        return 0x0000, answer
+        return status, answer
 
     def report(self, association, uid):
         for event_type, info in ((2, "NORMAL"), (4, "FILM JAM")):
@@ -369,18 +395,20 @@ class TheirPrinter:
             settle(association)
 
     def get(self, event):
+        self.note(event, event.request.RequestedSOPClassUID, event.request.RequestedSOPInstanceUID)
         state = pydicom.Dataset()
         state.PrinterStatus, state.PrinterStatusInfo, state.PrinterName = "WARNING", "SUPPLY LOW", "THEIRS"
         return 0x0000, state
 
     def delete(self, event):
         self.deleted.append(event.request.RequestedSOPClassUID)
+        self.note(event, event.request.RequestedSOPClassUID, event.request.RequestedSOPInstanceUID)
         return 0x0000
 
     @contextlib.contextmanager
     def running(self):
         ae = AE("THEIRS")
-        for uid in (GRAYSCALE_PRINT_MANAGEMENT, PRINT_JOB, ANNOTATION_BOX, PRESENTATION_LUT):
+        for uid in (self.meta, PRINT_JOB, ANNOTATION_BOX, PRESENTATION_LUT):
             ae.add_supported_context(uid)
         handlers = [
             (evt.EVT_N_CREATE, self.create),
@@ -416,6 +444,109 @@ async def test_we_print_on_pynetdicoms_printer():
     assert [each.BasicGrayscaleImageSequence[0].Rows for each in printer.images] == [128, 64]
     assert printer.annotations[0].TextString == "left hand"
     assert (printer.actions, printer.deleted) == ([1], [FILM_SESSION, PRESENTATION_LUT])
+
+
+ARRAY = np.arange(4 * 6 * 3, dtype="uint8").reshape(4, 6, 3)
+
+
+def by_plane(interleaved):
+    """Pixels of three samples as a printer gets them: all red, all green, all blue, and padding."""
+    planes = b"".join(interleaved[sample::3] for sample in range(3))
+    return planes + b"\0" * (len(planes) % 2)
+
+
+async def test_we_print_in_color_on_pynetdicoms_printer():
+    printer, events = TheirPrinter(color=True, images=(0, 0)), PrintEvents()
+    asked = {"copies": 2, "priority": "HIGH", "medium": "PAPER", "label": "RGB"}
+    with printer.running() as port:
+        async with asyncio.timeout(DEADLINE), associated(port, color=True, events=events) as association:
+            assert (await printer_state(association)).name == "THEIRS"
+            async with PrintSession(association, color=True, events=events, **asked) as session:
+                film = await session.film(
+                    r"STANDARD\1,2", orientation="PORTRAIT", film_size_id="A4", magnification="CUBIC"
+                )
+                assert [await film.place(1, RGB), await film.place(2, ARRAY)] == [0, 0]
+                (job,) = await film.print()
+                assert (film.status, (await job.wait()).status) == (0, "FAILURE")
+    session, box = printer.created[FILM_SESSION], printer.created[FILM_BOX]
+    assert (session.NumberOfCopies, session.PrintPriority, session.MediumType) == (2, "HIGH", "PAPER")
+    assert session.FilmSessionLabel == "RGB"
+    assert (box.ImageDisplayFormat, box.FilmOrientation, box.FilmSizeID) == (r"STANDARD\1,2", "PORTRAIT", "A4")
+    assert box.MagnificationType == "CUBIC"
+    (reference,) = box.ReferencedFilmSessionSequence
+    assert reference.ReferencedSOPClassUID == FILM_SESSION
+    assert reference.ReferencedSOPInstanceUID == printer.uids[FILM_SESSION]
+    about = [(FILM_SESSION, printer.uids[FILM_SESSION]), (FILM_BOX, printer.uids[FILM_BOX])]
+    about += [(COLOR_IMAGE_BOX, uid) for uid in printer.boxes]
+    requests = [("EVT_N_GET", PRINTER, PRINTER_INSTANCE)]
+    requests += [(name, *each) for name, each in zip(("EVT_N_CREATE",) * 2 + ("EVT_N_SET",) * 2, about, strict=True)]
+    requests += [("EVT_N_ACTION", *about[1]), ("EVT_N_DELETE", *about[0])]
+    assert printer.requests == [(name, COLOR_PRINT_MANAGEMENT, *rest) for name, *rest in requests]
+
+
+async def test_colors_come_to_pynetdicoms_printer_byte_by_byte():
+    printer = TheirPrinter(color=True)
+    with printer.running() as port:
+        async with asyncio.timeout(DEADLINE), associated(port, color=True) as association:
+            async with PrintSession(association, color=True) as session:
+                film = await session.film(r"STANDARD\1,2")
+                await film.place(1, RGB)
+                await film.place(2, ARRAY)
+    assert [each.ImageBoxPosition for each in printer.images] == [1, 2]
+    assert not any("BasicGrayscaleImageSequence" in each for each in printer.images)
+    images = [each.BasicColorImageSequence[0] for each in printer.images]
+    source = pydicom.dcmread(RGB)
+    assert (source.PhotometricInterpretation, source.PlanarConfiguration) == ("RGB", 0)
+    assert [each.PixelData for each in images] == [by_plane(source.PixelData[:27]), by_plane(ARRAY.tobytes())]
+    assert [(each.Rows, each.Columns) for each in images] == [(3, 3), (4, 6)]
+    for image in images:  # PS3.3 Table C.13-5
+        assert (image.PhotometricInterpretation, image.SamplesPerPixel, image.PlanarConfiguration) == ("RGB", 3, 1)
+        assert (image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation) == (8, 8, 7, 0)
+
+
+async def test_warnings_of_pynetdicoms_printer_are_passed_on():
+    printer, events = TheirPrinter(color=True, film=0xB605, images=(0xB604, 0xB60A), actions=(0xB603,)), PrintEvents()
+    with printer.running() as port:
+        async with asyncio.timeout(DEADLINE), associated(port, color=True, events=events) as association:
+            async with PrintSession(association, color=True, events=events) as session:
+                film = await session.film(r"STANDARD\1,2", MaxDensity=999)
+                assert film.status == 0xB605
+                assert [await film.place(1, RGB), await film.place(2, ARRAY)] == [0xB604, 0xB60A]
+                (job,) = await film.print()
+                assert (film.status, (await job.wait()).status) == (0xB603, "FAILURE")
+    assert printer.created[FILM_BOX].MaxDensity == 999
+
+
+async def test_a_film_that_pynetdicoms_printer_does_not_print_is_an_exception_and_can_be_printed_later():
+    printer, events = TheirPrinter(color=True, actions=(0xC602, 0x0000)), PrintEvents()
+    with printer.running() as port:
+        async with asyncio.timeout(DEADLINE), associated(port, color=True, events=events) as association:
+            async with PrintSession(association, color=True, events=events) as session:
+                film = await session.film(r"STANDARD\1,2")
+                await film.place(1, RGB)
+                with pytest.raises(PrintError, match="N-ACTION of the film box") as caught:
+                    await film.print()
+                assert (caught.value.status, film.status) == (0xC602, 0)
+                (job,) = await film.print()
+                assert (await job.wait()).info == "FILM JAM"
+    assert (printer.actions, printer.deleted) == ([1, 1], [FILM_SESSION])
+
+
+async def printed_in_vain(association):
+    async with PrintSession(association, color=True) as session:
+        await session.film()
+        await session.print()
+
+
+async def test_a_session_that_pynetdicoms_printer_does_not_print_is_deleted():
+    printer = TheirPrinter(color=True, actions=(0xC601,))
+    with printer.running() as port:
+        async with asyncio.timeout(DEADLINE), associated(port, color=True) as association:
+            with pytest.raises(PrintError) as caught:
+                await printed_in_vain(association)
+            assert caught.value.status == 0xC601
+            assert association.is_established
+    assert printer.deleted == [FILM_SESSION]
 
 
 async def test_a_printer_that_accepts_nothing_is_no_accepted_context():

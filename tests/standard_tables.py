@@ -20,6 +20,9 @@ DIMSE = _load("dimse.json")
 SERVICES = _load("services.json")
 """PS3.4: service classes and their SOP classes."""
 
+ATTRIBUTES = _load("attributes.json")
+"""PS3.4: what steps have to have, Tables F.7.2-1 and CC.2.5-3."""
+
 
 def snake(keyword):
     """The attribute name for a keyword of PS3.6: AffectedSOPClassUID is affected_sop_class_uid."""
@@ -38,3 +41,30 @@ def code_range(text):
         return {int(first, 16)}
     last, *excepted = others
     return set(range(int(first, 16), int(last, 16) + 1)) - {int(code, 16) for code in excepted}
+
+
+def attribute_rows(service, column):
+    """Paths of keywords and what that column of an attribute table says of them: 1 is N-CREATE, 2 N-SET, 3 the end."""
+    path = []
+    for name, *cells in ATTRIBUTES[service]["rows"]:
+        keyword = name.lstrip(">")
+        path[len(name) - len(keyword) :] = [keyword]
+        yield tuple(path), cells[column - 1]
+
+
+def to_be_sent(service, column):
+    """The paths of all that who sends has to bring: of types 1 and 2 for the SCU."""
+    return [path for path, cell in attribute_rows(service, column) if cell.partition("/")[0] in ("1", "2")]
+
+
+def may_be_empty(service, column):
+    """The paths of what is of type 2 for the SCU."""
+    return [path for path, cell in attribute_rows(service, column) if cell.partition("/")[0] == "2"]
+
+
+def items_at(data_set, path):
+    """The data sets, or items of them, in which the attribute of a path stands."""
+    found = [data_set]
+    for keyword in path[:-1]:
+        found = [item for each in found for item in each.get(keyword) or ()]
+    return found

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import copy
+import logging
 
 import pytest
 from pydicom import Dataset
-from standard_tables import DIMSE, SERVICES
+from standard_tables import DIMSE, SERVICES, attribute_rows, items_at, may_be_empty, to_be_sent
 
 import asyncdicom
 from asyncdicom import Context, Status
@@ -24,6 +26,7 @@ from asyncdicom.services.modality_performed_procedure_step import (
     performed_series,
     scheduled_step,
 )
+from asyncdicom.services.references import reference_item
 from asyncdicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 
 DEADLINE = 20.0
@@ -416,6 +419,83 @@ async def test_the_refusal_of_a_late_change_is_that_of_the_standard():
     assert f"{command.status:04X}H" == row["from"]
     assert row["meaning"].lower().startswith(command.error_comment.lower())
     assert f"ErrorID = {command.error_id:04X}H" in row["related_fields"]
+
+
+REFERENCE = [reference_item(("1.2", "1.2.3"))]
+
+
+def bare():
+    """What the modality has to say itself: type 1, in an item of each sequence."""
+    return attributes(
+        ScheduledStepAttributesSequence=[item(StudyInstanceUID="1.2.3", ReferencedStudySequence=REFERENCE)],
+        ReferencedPatientSequence=REFERENCE,
+        **bare_series(),
+    )
+
+
+def bare_series():
+    references = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
+    first = item(ProtocolName="HEAD", SeriesInstanceUID="1.2.3.4")
+    second = item(ProtocolName="HEAD", SeriesInstanceUID="1.2.3.5", **dict.fromkeys(references, REFERENCE))
+    return {"PerformedSeriesSequence": [first, second]}
+
+
+async def created_by_us(association, service):
+    step = PerformedProcedureStep()
+    assert await step.create(association, bare()) == 0x0000
+    return service.steps[step.sop_instance_uid]
+
+
+async def test_a_new_step_is_sent_with_all_that_the_standard_wants_to_be_there():
+    async with served() as (service, association):
+        sent = await created_by_us(association, service)
+    paths = to_be_sent("mpps", 1)
+    assert all(items_at(sent, path) for path in paths)
+    assert [path for path in paths if any(path[-1] not in each for each in items_at(sent, path))] == []
+
+
+async def test_a_changed_series_is_sent_with_all_that_the_standard_wants_to_be_there():
+    async with served() as (service, association):
+        step = PerformedProcedureStep()
+        await step.create(association, attributes())
+        given = item(**bare_series())
+        before = copy.deepcopy(given)
+        assert await step.set(association, given) == 0x0000
+        sent = service.steps[step.sop_instance_uid]
+    paths = to_be_sent("mpps", 2)
+    assert len(paths) == 12
+    assert [path for path in paths if any(path[-1] not in each for each in items_at(sent, path))] == []
+    assert given == before
+
+
+async def test_what_may_be_empty_may_be_missing_and_the_log_says_so(caplog):
+    async with served() as (service, association):
+        sent = await created_by_us(association, service)
+        caplog.set_level(logging.INFO, "asyncdicom")
+        assert (await association.n_create(SOP_CLASS, sent, "1.2.3")).status == 0x0000
+        assert "left out" not in caplog.text
+        for number, path in enumerate(may_be_empty("mpps", 1)):
+            without = copy.deepcopy(sent)
+            for each in items_at(without, path):
+                del each[path[-1]]
+            assert (await association.n_create(SOP_CLASS, without, f"1.2.4.{number}")).status == 0x0000
+            assert caplog.messages[-1].endswith(f"shall be there: {path[-1]}")
+    assert "DOE" not in caplog.text
+
+
+async def test_what_shall_have_a_value_is_refused_without_one():
+    required = [path for path, cell in attribute_rows("mpps", 1) if cell == "1/1"]
+    paths = [path for path in required if path[0] == "ScheduledStepAttributesSequence" or len(path) == 1]
+    paths = [path for path in paths if "ReferencedStudySequence" not in path]
+    async with served() as (service, association):
+        sent = await created_by_us(association, service)
+        for path in paths:
+            missing, empty = copy.deepcopy(sent), copy.deepcopy(sent)
+            del items_at(missing, path)[0][path[-1]]
+            setattr(items_at(empty, path)[0], path[-1], None)
+            statuses = [(await association.n_create(SOP_CLASS, each, "1.2.3")).status for each in (missing, empty)]
+            assert statuses == [0x0120, 0x0121], path
+    assert len(paths) == 8
 
 
 # Data sets

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 import shelve
 from contextlib import asynccontextmanager
 from itertools import product
@@ -9,7 +10,7 @@ from itertools import product
 import pytest
 from pydicom import Dataset
 from raw_peer import raw_client
-from standard_tables import DIMSE, SERVICES
+from standard_tables import DIMSE, SERVICES, attribute_rows, items_at, may_be_empty, to_be_sent
 
 import asyncdicom
 from asyncdicom.command import Command, CommandField
@@ -346,15 +347,10 @@ def test_a_step_is_created_scheduled_or_not_at_all(state):
     assert status_of(Manager().create, step, UID) == 0xC309
 
 
-@pytest.mark.parametrize(
-    "keyword",
-    [
-        "ScheduledProcedureStepPriority",
-        "ProcedureStepLabel",
-        "ScheduledProcedureStepStartDateTime",
-        "InputReadinessState",
-    ],
-)
+REQUIRED = [path[0] for path, cell in attribute_rows("ups", 1) if len(path) == 1 and cell == "1/1"]
+
+
+@pytest.mark.parametrize("keyword", [keyword for keyword in REQUIRED if keyword != "ProcedureStepState"])
 def test_a_step_has_what_is_required(keyword):
     without, empty = scheduled(), scheduled()
     delattr(without, keyword)
@@ -372,6 +368,27 @@ def test_a_lock_that_is_brought_along_is_dropped():
     assert manager.create(scheduled(TransactionUID=WRONG_LOCK), UID) == 0xB300
     assert "TransactionUID" not in manager.get(UID)
     assert manager.change_state(UID, State.IN_PROGRESS, LOCK) == 0
+
+
+def test_what_nobody_has_done_yet_is_dropped_of_a_new_step():
+    manager = Manager()
+    done = {keyword: value for keyword, value in vars_of(modifications()).items() if keyword != "TransactionUID"}
+    for number, (keyword, value) in enumerate(done.items()):
+        assert manager.create(scheduled(**{keyword: value}), f"1.2.{number}") == 0xB300
+        assert manager.get(f"1.2.{number}")[keyword].is_empty
+
+
+def vars_of(step):
+    return {element.keyword: element.value for element in step}
+
+
+def test_a_step_that_is_on_no_worklist_is_on_the_manager_s():
+    manager = Manager(ae_title="MANAGER")
+    assert [manager.create(scheduled(**more), f"1.2.{number}") for number, more in enumerate(LABELS)] == [0, 0, 0]
+    assert [step.data_set.WorklistLabel for step in manager.steps.values()] == ["MANAGER", "MANAGER", "mine"]
+
+
+LABELS = ({}, {"WorklistLabel": ""}, {"WorklistLabel": "mine"})
 
 
 def test_an_empty_lock_and_the_caller_s_data_set_are_left_alone():
@@ -567,6 +584,56 @@ async def test_a_step_is_created_performed_and_completed():
         ]
         assert statuses == [0, 0, 0, 0]
         assert (await client.get(uid, ["ProcedureStepState"])).data_set == data_set(ProcedureStepState="COMPLETED")
+
+
+def bare():
+    """What its user has to say itself: type 1, in an item of each sequence."""
+    issuer = [data_set(UniversalEntityID="1.2.3", UniversalEntityIDType="ISO")]
+    others = [data_set(PatientID="1"), data_set(PatientID="2", IssuerOfPatientIDQualifiersSequence=issuer)]
+    return scheduled(
+        PatientID="1",
+        IssuerOfPatientIDQualifiersSequence=issuer,
+        OtherPatientIDsSequence=others,
+        ReferencedRequestSequence=[data_set(StudyInstanceUID="1.2.3")],
+    )
+
+
+class Recorder(UpsManager):
+    """One that keeps what it was asked to create."""
+
+    def create(self, data_set, sop_instance_uid):
+        self.asked = data_set
+        return super().create(data_set, sop_instance_uid)
+
+
+async def test_a_new_step_is_sent_with_all_that_the_standard_wants_to_be_there():
+    manager, given = Recorder(), bare()
+    before = copy.deepcopy(given)
+    async with worklist(manager) as client:
+        assert (await client.create(given)).status == 0
+    paths = to_be_sent("ups", 1)
+    paths = [path for path in paths if "ScheduledHumanPerformersSequence" not in path]
+    assert all(items_at(manager.asked, path) for path in paths)
+    lacking = [path for path in paths if any(path[-1] not in each for each in items_at(manager.asked, path))]
+    assert (lacking, given) == ([], before)
+
+
+async def test_what_may_be_empty_may_be_missing_and_the_log_says_so(caplog):
+    caplog.set_level(logging.INFO, "asyncdicom")
+    manager = Recorder()
+    async with worklist(manager) as client:
+        await client.create(bare(), UID)
+        assert "left out" not in caplog.text
+        sent, paths = manager.asked, may_be_empty("ups", 1)
+        for number, path in enumerate(paths):
+            without = copy.deepcopy(sent)
+            for each in items_at(without, path):
+                del each[path[-1]]
+            response = await client.association.n_create(UPS_PUSH, without, f"1.2.4.{number}")
+            assert response.status == 0
+            assert caplog.messages[-1].endswith(f"shall be there: {path[-1]}")
+    assert len(paths) == 41
+    assert "Doe" not in caplog.text
 
 
 async def test_a_failure_comes_with_its_meaning_and_the_attributes():

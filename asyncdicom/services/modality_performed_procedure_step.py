@@ -20,7 +20,7 @@ from asyncdicom.instances import new_uid
 from asyncdicom.presentation import Context
 
 from .references import reference_item
-from .requirements import Required, check_required, tags
+from .requirements import Required, check_required, fill_empty, log_missing, of_type, tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -68,19 +68,65 @@ class Event(enum.IntEnum):
 
 
 # PS3.4 Table F.7.2-1
-_TYPE_1: Final = (
-    Required("ScheduledStepAttributesSequence", (Required("StudyInstanceUID"),)),
-    Required("PerformedProcedureStepID"),
-    Required("PerformedStationAETitle"),
-    Required("PerformedProcedureStepStartDate"),
-    Required("PerformedProcedureStepStartTime"),
-    Required("PerformedProcedureStepStatus"),
-    Required("Modality"),
+_SCHEDULED: Final = (
+    Required("StudyInstanceUID"),
+    *of_type(
+        2,
+        "ReferencedStudySequence",
+        "AccessionNumber",
+        "RequestedProcedureID",
+        "RequestedProcedureDescription",
+        "ScheduledProcedureStepID",
+        "ScheduledProcedureStepDescription",
+        "ScheduledProtocolCodeSequence",
+    ),
 )
+_SERIES: Final = (
+    *of_type(1, "ProtocolName", "SeriesInstanceUID"),
+    *of_type(
+        2,
+        "PerformingPhysicianName",
+        "OperatorsName",
+        "SeriesDescription",
+        "RetrieveAETitle",
+        "ReferencedImageSequence",
+        "ReferencedNonImageCompositeSOPInstanceSequence",
+    ),
+)
+_CREATION: Final = (
+    Required("ScheduledStepAttributesSequence", _SCHEDULED),
+    *of_type(
+        1,
+        "PerformedProcedureStepID",
+        "PerformedStationAETitle",
+        "PerformedProcedureStepStartDate",
+        "PerformedProcedureStepStartTime",
+        "PerformedProcedureStepStatus",
+        "Modality",
+    ),
+    *of_type(
+        2,
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "ReferencedPatientSequence",
+        "PerformedStationName",
+        "PerformedLocation",
+        "PerformedProcedureStepDescription",
+        "PerformedProcedureTypeDescription",
+        "ProcedureCodeSequence",
+        "PerformedProcedureStepEndDate",
+        "PerformedProcedureStepEndTime",
+        "StudyID",
+        "PerformedProtocolCodeSequence",
+    ),
+    Required("PerformedSeriesSequence", _SERIES, kind=2),
+)
+_CHANGE: Final = (Required("PerformedSeriesSequence", _SERIES, kind=3),)
 _FINAL: Final = (
-    Required("PerformedProcedureStepEndDate"),
-    Required("PerformedProcedureStepEndTime"),
-    Required("PerformedSeriesSequence", (Required("ProtocolName"), Required("SeriesInstanceUID"))),
+    *of_type(1, "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime"),
+    Required("PerformedSeriesSequence", _SERIES),
 )
 """Of type 1 once the step is in a final state."""
 _NOT_SET: Final = (
@@ -108,25 +154,8 @@ _NOT_SET: Final = (
     "StudyID",
 )
 """What N-SET may not change."""
-_CREATED_EMPTY: Final = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "ReferencedPatientSequence",
-    "PerformedStationName",
-    "PerformedLocation",
-    "PerformedProcedureStepDescription",
-    "PerformedProcedureTypeDescription",
-    "ProcedureCodeSequence",
-    "PerformedProcedureStepEndDate",
-    "PerformedProcedureStepEndTime",
-    "PerformedProcedureStepDiscontinuationReasonCodeSequence",
-    "StudyID",
-    "PerformedProtocolCodeSequence",
-    "PerformedSeriesSequence",
-)
-"""Of type 2, and the reason for ending it, which may be set only where it was created (its note 5)."""
+_REASON: Final = "PerformedProcedureStepDiscontinuationReasonCodeSequence"
+"""Of type 3, but it may be set only where it was created (its note 5)."""
 
 
 # The modality
@@ -154,20 +183,27 @@ class PerformedProcedureStep:
         """
         if self.state is not None:
             raise LocalProtocolError(f"the step is {self.state} already, another one is another step")
-        whole = _with(attributes, dict.fromkeys(_CREATED_EMPTY), _moment("Start"))
+        whole = _with(attributes, {_REASON: None}, _moment("Start"))
         whole.PerformedProcedureStepStatus = State.IN_PROGRESS.value
+        fill_empty(whole, _CREATION)
         response = await association.n_create(SOP_CLASS, whole, self.sop_instance_uid)
         return self._became(State.IN_PROGRESS, response.status)
 
     async def set(self, association: Association, modifications: Dataset) -> Status:
         """Change the step while it is in progress (N-SET, PS3.4 F.7.2.2); returns what the peer answers.
 
-        A sequence is replaced, so it has to come with all its items. Raises LocalProtocolError when the step is not in
-        progress, ValueError for a status that is no :class:`State`.
+        A sequence is replaced, so it has to come with all its items; those of the Performed Series Sequence get, empty,
+        all that the standard wants to be there. Raises LocalProtocolError when the step is not in progress, ValueError
+        for a status that is no :class:`State`.
         """
+        return await self._change(association, _with(modifications))
+
+    async def _change(self, association: Association, modifications: Dataset) -> Status:
+        """As :meth:`set`, with modifications that may be added to."""
         if self.state is not State.IN_PROGRESS:
             raise LocalProtocolError(f"only a step that is in progress can be changed, this one is {self.state}")
         state = State(modifications.get("PerformedProcedureStepStatus") or self.state)
+        fill_empty(modifications, _CHANGE)
         response = await association.n_set(SOP_CLASS, self.sop_instance_uid, modifications)
         return self._became(state, response.status)
 
@@ -187,13 +223,13 @@ class PerformedProcedureStep:
         ``reason`` is a code of PS3.16 CID 9300: value, scheme, meaning, as ``("110513", "DCM", "Discontinued for
         unspecified reason")``.
         """
-        codes = {"PerformedProcedureStepDiscontinuationReasonCodeSequence": [_code(*reason)]} if reason else {}
+        codes = {_REASON: [_code(*reason)]} if reason else {}
         return await self._end(association, _with(modifications, codes), State.DISCONTINUED)
 
     async def _end(self, association: Association, modifications: Dataset, state: State) -> Status:
         whole = _with(modifications, _moment("End"))
         whole.PerformedProcedureStepStatus = state.value
-        return await self.set(association, whole)
+        return await self._change(association, whole)
 
     def _became(self, state: State, status: Status) -> Status:
         if not status.is_failure:
@@ -220,9 +256,7 @@ def scheduled_step(item: Dataset) -> Dataset:
         for keyword in keywords:
             if keyword in source:
                 target[keyword] = source[keyword]
-    for keyword in _SCHEDULED_EMPTY:
-        if keyword not in scheduled:
-            setattr(scheduled, keyword, None)
+    fill_empty(scheduled, _SCHEDULED)
     if not scheduled.get("StudyInstanceUID"):
         scheduled.StudyInstanceUID = new_uid()
     step.ScheduledStepAttributesSequence = [scheduled]
@@ -267,13 +301,6 @@ _PERFORMED_AS_PLANNED: Final = (
 _PERFORMED_AS_REQUESTED: Final = (
     ("ProcedureCodeSequence", "RequestedProcedureCodeSequence"),
     ("StudyID", "RequestedProcedureID"),
-)
-_SCHEDULED_EMPTY: Final = (
-    "ReferencedStudySequence",
-    "AccessionNumber",
-    "RequestedProcedureID",
-    "RequestedProcedureDescription",
-    *_FROM_STEP,
 )
 
 
@@ -352,7 +379,7 @@ class PerformedProcedureSteps:
     Refused are: a step that exists already, one that is created in another state than IN PROGRESS or without the
     attributes of type 1, changes of a step that is unknown or final, of attributes that N-SET may not change, and the
     end of a step without the attributes that are of type 1 then (PS3.4 Table F.7.2-1). What is of type 2 may be
-    missing, and N-SET may bring what N-CREATE did not: modalities do that.
+    missing, which the log says, and N-SET may bring what N-CREATE did not: modalities do that.
     """
 
     contexts = (Context(SOP_CLASS), Context(RETRIEVE_SOP_CLASS), Context(NOTIFICATION_SOP_CLASS))
@@ -379,7 +406,8 @@ class PerformedProcedureSteps:
         from pydicom.dataset import Dataset  # noqa: PLC0415 - takes long to import
 
         step = request.data_set or Dataset()
-        check_required(step, _TYPE_1)
+        check_required(step, _CREATION)
+        log_missing(request.calling_ae_title, step, _CREATION)
         if _state_of(step) is not State.IN_PROGRESS:  # PS3.4 F.7.2.1.3
             raise _invalid(step)
         async with self._alone(request.sop_instance_uid):

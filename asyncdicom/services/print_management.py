@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from asyncdicom.command import Status
 from asyncdicom.errors import AssociationReleased, DicomError, LocalProtocolError
+from asyncdicom.instances import new_uid
 
 from .print_images import image_item
 from .references import reference_item, references
@@ -336,8 +337,8 @@ class PrintSession:
         }
 
     async def __aenter__(self) -> Self:
-        response = await self._create(FILM_SESSION, _data_set(**self._asked), "the film session")
-        self.sop_instance_uid = response.sop_instance_uid
+        uid, response = await self._create(FILM_SESSION, _data_set(**self._asked), "the film session")
+        self.sop_instance_uid = uid
         self.attributes = response.data_set
         self.status = response.status
         return self
@@ -379,7 +380,8 @@ class PrintSession:
         if presentation_lut:  # light box and room are mandatory with it; the values are PS3.14's example
             wanted["ReferencedPresentationLUTSequence"] = [reference_item((PRESENTATION_LUT, presentation_lut))]
             wanted |= {"Illumination": 2000, "ReflectedAmbientLight": 10}
-        return FilmBox(self, await self._create(FILM_BOX, _data_set(**{**wanted, **attributes}), "the film box"))
+        uid, created = await self._create(FILM_BOX, _data_set(**{**wanted, **attributes}), "the film box")
+        return FilmBox(self, uid, created)
 
     async def presentation_lut(self, shape: str | Dataset = "IDENTITY") -> str:
         """Make a Presentation LUT (PS3.4 H.4.9): ``IDENTITY``, ``LIN OD``, or an item of a Presentation LUT Sequence.
@@ -388,9 +390,9 @@ class PrintSession:
         """
         key = "PresentationLUTShape" if isinstance(shape, str) else "PresentationLUTSequence"
         data_set = _data_set(**{key: shape if isinstance(shape, str) else [shape]})
-        response = await self._create(PRESENTATION_LUT, data_set, "the Presentation LUT", PRESENTATION_LUT)
-        self._luts.append(response.sop_instance_uid)
-        return response.sop_instance_uid
+        uid, _ = await self._create(PRESENTATION_LUT, data_set, "the Presentation LUT", PRESENTATION_LUT)
+        self._luts.append(uid)
+        return uid
 
     async def print(self) -> list[PrintJob]:
         """Print all films of the session, in the order in which they were made.
@@ -401,13 +403,16 @@ class PrintSession:
         self.status = _checked("N-ACTION of the film session", response).status
         return self._jobs(response)
 
-    async def _create(self, sop_class_uid: str, attributes: Dataset, what: str, context: str = "") -> Response:
-        """Have the printer make an instance; the UID is the printer's choice."""
-        operation = f"N-CREATE of {what}"
-        response = await self._association.n_create(sop_class_uid, attributes, context=context or self._meta)
-        if not _checked(operation, response).sop_instance_uid:
-            raise DicomError(f"the printer answered {operation} without a SOP Instance UID")
-        return response
+    async def _create(
+        self, sop_class_uid: str, attributes: Dataset, what: str, context: str = ""
+    ) -> tuple[str, Response]:
+        """Have the printer make an instance; returns its UID too: this side's, unless the printer names another.
+
+        Left to the printer, it may be missing in a response that is a warning (pynetdicom).
+        """
+        uid = new_uid()
+        response = await self._association.n_create(sop_class_uid, attributes, uid, context=context or self._meta)
+        return _checked(f"N-CREATE of {what}", response).sop_instance_uid or uid, response
 
     def _jobs(self, response: Response) -> list[PrintJob]:
         data_set = response.data_set
@@ -418,8 +423,8 @@ class PrintSession:
 class FilmBox:
     """A film of a session (PS3.4 H.4.2); :meth:`PrintSession.film` makes it."""
 
-    def __init__(self, session: PrintSession, created: Response) -> None:
-        self.sop_instance_uid = created.sop_instance_uid
+    def __init__(self, session: PrintSession, sop_instance_uid: str, created: Response) -> None:
+        self.sop_instance_uid = sop_instance_uid
         self.attributes = created.data_set if created.data_set is not None else _data_set()
         """As the printer has set them."""
         self.status = created.status

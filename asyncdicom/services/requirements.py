@@ -1,7 +1,12 @@
-"""What a data set shall have (PS3.4 5.4.2): type 1 of an attribute table, and the statuses that answer a lack."""
+"""What a data set shall have (PS3.4 5.4.2): attribute tables as data, and what either side does about a lack.
+
+Who sends adds, empty, what is of type 2. Who receives refuses what lacks an attribute of type 1, and only takes note of
+what lacks one of type 2: real peers leave them out.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdicom.command import Status
@@ -12,20 +17,52 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
-__all__ = ["Required", "check_required", "tags"]
+__all__ = ["Required", "check_required", "fill_empty", "log_missing", "of_type", "tags"]
+
+_log = logging.getLogger("asyncdicom")
 
 
 class Required(NamedTuple):
-    """One row of an attribute table: an attribute that shall be there and shall not be empty (type 1)."""
+    """One row of an attribute table."""
 
     keyword: str
     """Of PS3.6."""
     items: tuple[Required, ...] = ()
     """What each item shall have, when it is a sequence."""
+    kind: int = 1
+    """Its type: 1 shall be there with a value, 2 shall be there, 3 may be left out, and only its items matter."""
+
+
+def of_type(kind: int, *keywords: str) -> tuple[Required, ...]:
+    """Rows of one type."""
+    return tuple(Required(keyword, kind=kind) for keyword in keywords)
+
+
+def fill_empty(data_set: Dataset, rows: tuple[Required, ...]) -> None:
+    """Add, empty, the attributes of type 2 that are not there, to the items of sequences too."""
+    for lacking, keyword in _absent(data_set, rows):
+        setattr(lacking, keyword, None)
+
+
+def log_missing(peer: str, data_set: Dataset, rows: tuple[Required, ...]) -> None:
+    """Say in the log which attributes of type 2 an AE has left out."""
+    if missing := sorted({keyword for _, keyword in _absent(data_set, rows)}):
+        _log.info("< %r left out what may be empty but shall be there: %s", peer, ", ".join(missing))
+
+
+def _absent(data_set: Dataset, rows: tuple[Required, ...]) -> Iterator[tuple[Dataset, str]]:
+    """Where an attribute of type 2 is not there, and which."""
+    for keyword, items, kind in rows:
+        if keyword not in data_set:
+            if kind == 2:
+                yield data_set, keyword
+        elif items and data_set[keyword].VR == "SQ":
+            for item in data_set[keyword].value:
+                yield from _absent(item, items)
 
 
 def check_required(data_set: Dataset, rows: tuple[Required, ...]) -> None:
-    """Look for attributes of type 1, in the items of sequences too.
+    """Look for attributes of type 1, in the items of sequences of type 1 too.
 
     Raises StatusError: 0120H for attributes that are not there, 0121H for those without a value.
     """
@@ -41,7 +78,9 @@ _MISSING, _EMPTY = 0x0120, 0x0121
 
 def _lacking(data_set: Dataset, rows: tuple[Required, ...]) -> Iterator[tuple[int, str]]:
     """Status and keyword of what is not there or empty."""
-    for keyword, items in rows:
+    for keyword, items, kind in rows:
+        if kind != 1:
+            continue
         if keyword not in data_set:
             yield _MISSING, keyword
         elif data_set[keyword].is_empty:

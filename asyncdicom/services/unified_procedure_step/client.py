@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Final
 
+from asyncdicom.services.requirements import fill_empty
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PULL as UPS_PULL
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_QUERY as UPS_QUERY
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_WATCH as UPS_WATCH
 
-from .states import FILTERED_GLOBAL_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, Action, State
+from .states import CREATION, FILTERED_GLOBAL_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, Action, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,11 +54,13 @@ class UpsClient:
     async def create(self, step: Dataset, sop_instance_uid: str = "") -> Response:
         """Create a step (N-CREATE, PS3.4 CC.2.5); its UID is made here if none is given, and in the response.
 
-        The Procedure Step State is SCHEDULED unless the data set has one.
+        The Procedure Step State is SCHEDULED unless the data set has one, and what else the standard wants to be there
+        (type 2 of PS3.4 Table CC.2.5-3) is empty unless the data set has it.
         """
         from asyncdicom.instances import new_uid  # noqa: PLC0415 - few need it
 
         attributes = _changed(step, ProcedureStepState=step.get("ProcedureStepState") or str(State.SCHEDULED))
+        fill_empty(attributes, CREATION)
         uid = sop_instance_uid or new_uid()
         return await self.association.n_create(UPS_PUSH, attributes, uid, context=self._context(_CREATE))
 

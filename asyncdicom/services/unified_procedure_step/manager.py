@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from asyncdicom.command import Status
 from asyncdicom.errors import StatusError
 from asyncdicom.instances import encode
+from asyncdicom.services.requirements import check_required, log_missing
 from asyncdicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PULL as UPS_PULL
 from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
@@ -149,9 +150,10 @@ class UpsManager:
     back. There are never more than ``max_steps``: for a new one, the oldest is deleted that is COMPLETED or CANCELED
     and has no deletion lock; where there is none, the new one is refused (0213H).
 
-    What the standard leaves to a manager: a Transaction UID and performed procedures in an N-CREATE are dropped
-    (B300H); a step that is canceled without a time or reason gets them; who asks to cancel a step in progress to which
-    nobody is subscribed learns that the performer cannot be contacted (C312H).
+    What the standard leaves to a manager: a Transaction UID, progress and performed procedures in an N-CREATE are
+    dropped (B300H); what is of type 2 may be missing there, which the log says; a step without a Worklist Label gets
+    ``ae_title`` as one; a step that is canceled without a time or reason gets them; who asks to cancel a step in
+    progress to which nobody is subscribed learns that the performer cannot be contacted (C312H).
 
     As an asynchronous context manager it is closed at the end of the block.
     """
@@ -180,6 +182,7 @@ class UpsManager:
             "n_action": self._n_action,
             "c_find": self._c_find,
         }
+        self._label = ae_title
         self._max_steps = max_steps
         self._sender = EventSender(resolve, ae_title, backoff)
 
@@ -208,18 +211,15 @@ class UpsManager:
         created = _read(data_set)
         if created.get("ProcedureStepState") != State.SCHEDULED:
             raise _failure(0xC309)
-        for code, missing in (
-            (0x0120, [keyword for keyword in CREATION if keyword not in created]),
-            (0x0121, [keyword for keyword in CREATION if not created.get(keyword)]),
-        ):
-            if missing:
-                raise _failure(code, missing)
+        check_required(created, CREATION)
         _check_length(encode(created, IMPLICIT_VR_LITTLE_ENDIAN))
         self._make_room()
-        modified = bool(created.get(_TRANSACTION_UID) or created.get(_PERFORMED))
+        modified = any(created.get(keyword) for keyword in (_TRANSACTION_UID, _PROGRESS, _PERFORMED))
         created.pop(_TRANSACTION_UID, None)
         created.SOPClassUID, created.SOPInstanceUID = UPS_PUSH, sop_instance_uid
         created.ScheduledProcedureStepModificationDateTime = _now()
+        created.WorklistLabel = created.get("WorklistLabel") or self._label
+        created.ProcedureStepProgressInformationSequence = []
         created.UnifiedProcedureStepPerformedProcedureSequence = []
         step = Step(created)
         for ae_title, subscriber in self.global_subscribers.items():
@@ -347,7 +347,10 @@ class UpsManager:
     # What the network asks for
 
     async def _n_create(self, request: NCreateRequest) -> Status:
-        return self.create(_data_set_of(request), request.sop_instance_uid)
+        data_set = _data_set_of(request)
+        status = self.create(data_set, request.sop_instance_uid)
+        log_missing(request.calling_ae_title, data_set, CREATION)
+        return status
 
     async def _n_get(self, request: NGetRequest) -> tuple[Status, Dataset]:
         wanted = request.attributes

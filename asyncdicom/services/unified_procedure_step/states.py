@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asyncdicom.services.requirements import Required, of_type
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -277,16 +279,73 @@ def is_appropriate(action: Action, sop_instance_uid: str) -> bool:
 
 # Attributes, PS3.4 Table CC.2.5-3
 
-CREATION: Final = (
-    "ScheduledProcedureStepPriority",
-    "ProcedureStepLabel",
-    "ScheduledProcedureStepStartDateTime",
-    "InputReadinessState",
-)
-"""What an N-CREATE has to bring with a value (type 1/1), beside the state; attributes of type 2 are not missed."""
-
 _PROGRESS = "ProcedureStepProgressInformationSequence"
 _PERFORMED = "UnifiedProcedureStepPerformedProcedureSequence"
+_ISSUER = (
+    *of_type(2, "IssuerOfPatientID"),
+    Required(
+        "IssuerOfPatientIDQualifiersSequence",
+        of_type(
+            2,
+            "UniversalEntityID",
+            "IdentifierTypeCode",
+            "AssigningFacilitySequence",
+            "AssigningJurisdictionCodeSequence",
+            "AssigningAgencyOrDepartmentCodeSequence",
+        ),
+        kind=2,
+    ),
+)
+"""PS3.4 Table CC.2.5-2e."""
+
+CREATION: Final = (
+    *of_type(
+        1,
+        "ScheduledProcedureStepPriority",
+        "ProcedureStepLabel",
+        "ScheduledProcedureStepStartDateTime",
+        "InputReadinessState",
+    ),
+    *of_type(
+        2,
+        "TransactionUID",
+        "WorklistLabel",
+        "ScheduledProcessingParametersSequence",
+        "ScheduledStationNameCodeSequence",
+        "ScheduledStationClassCodeSequence",
+        "ScheduledStationGeographicLocationCodeSequence",
+        "ScheduledWorkitemCodeSequence",
+        "CommentsOnTheScheduledProcedureStep",
+        "InputInformationSequence",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AdmissionID",
+        "IssuerOfAdmissionIDSequence",
+        "AdmittingDiagnosesDescription",
+        "AdmittingDiagnosesCodeSequence",
+        _PROGRESS,
+        _PERFORMED,
+    ),
+    *_ISSUER,
+    Required("OtherPatientIDsSequence", _ISSUER, kind=2),
+    Required(
+        "ReferencedRequestSequence",
+        of_type(
+            2,
+            "AccessionNumber",
+            "IssuerOfAccessionNumberSequence",
+            "OrderPlacerIdentifierSequence",
+            "OrderFillerIdentifierSequence",
+            "RequestedProcedureID",
+            "RequestedProcedureDescription",
+            "RequestedProcedureCodeSequence",
+        ),
+        kind=2,
+    ),
+)
+"""What an N-CREATE has to bring, beside the state; what is conditional for its sender only the sender can know."""
+
 _ANY = (State.COMPLETED, State.CANCELED)
 _P = (State.COMPLETED,)
 _X = (State.CANCELED,)
@@ -304,4 +363,8 @@ FINAL_STATE: Final = (
     ((_PERFORMED, "PerformedProcedureStepEndDateTime"), _P, True),
     ((_PERFORMED, "OutputInformationSequence"), _P, False),
 )
-"""Where an attribute is, which final states need it (codes R, P and X), and whether with a value or just present."""
+"""Where an attribute is, which final states need it (codes R, P and X), and whether with a value or just present.
+
+Those of code RC are not here: but for the character set, their condition is that the performer knows them, which nobody
+else can tell.
+"""
