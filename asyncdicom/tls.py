@@ -503,8 +503,8 @@ def _set_suites(context: Context, profile: Profile, added: tuple[str, ...]) -> N
     names = map(_openssl_name, (*profile.suites, *added))
     with contextlib.suppress(ssl.SSLError):  # that none of them is known is seen below
         context.set_ciphers(f"{':'.join(names)}:@SECLEVEL={profile.security_level}")
-    if profile.tls13_suites and hasattr(context, "set_ciphersuites"):  # Python 3.15
-        context.set_ciphersuites(":".join(profile.tls13_suites))
+    if profile.tls13_suites and (set_tls13 := getattr(context, "set_ciphersuites", None)):  # Python 3.15
+        set_tls13(":".join(profile.tls13_suites))
     there = {each["name"]: each for each in context.get_ciphers()}
     for suite in added:
         if (each := there.get(_openssl_name(suite))) and (each["strength_bits"] < 112 or each["auth"] == "auth-null"):
@@ -545,8 +545,8 @@ def _set_groups(context: Context, profile: Profile, groups: tuple[str, ...]) -> 
     names = [_GROUP_NAMES.get(group.lower(), group.lower()) for group in groups]
     if len(names) == 1:
         context.set_ecdh_curve(names[0])
-    elif names and hasattr(context, "set_groups"):  # Python 3.15
-        context.set_groups(":".join(names))
+    elif names and (set_groups := getattr(context, "set_groups", None)):  # Python 3.15
+        set_groups(":".join(names))
     elif names:
         raise TLSConfigurationError("before 3.15 Python can set one group only: name one, or none for OpenSSL's choice")
 
