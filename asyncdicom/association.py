@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from .access import Admission
     from .operations import Response, Responses
     from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
@@ -93,6 +94,7 @@ class Association:
         handlers: Handlers = NO_HANDLERS,
         on_associate: Callable[[Association, Indicated], None],
         on_handled: Callable[[Request, Status | None], None] | None = None,
+        on_refused: Callable[[Association, Command, Status], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
@@ -116,11 +118,16 @@ class Association:
         """Abstract syntaxes that were proposed and not accepted, with the peer's result (PS3.8 Table 9-18)."""
         self.user_identity: UserIdentity | None = None
         """Who the requestor says its user is (PS3.7 D.3.3.7), when it says so; checked by ``serve(user_identity=)``."""
+        self.user = ""
+        """The name of that user, as the check has verified it; empty if it did not name one."""
+        self._admission: Admission | None = None
+        """What the peer may do, where the server has an access policy."""
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
         self._fragment_size = 0
         self._on_associate = on_associate
+        self._on_refused = on_refused
         self._on_end = on_end
         self._on_close = on_close
         self._reader = MessageReader(self.contexts)

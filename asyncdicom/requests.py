@@ -127,6 +127,11 @@ class Request:
         """The peer's certificate, when the TLS context demanded and verified one."""
         return self.association.peer_certificate
 
+    @property
+    def user(self) -> str:
+        """Name of the peer's user, verified; empty if there is none."""
+        return self.association.user
+
 
 class CStoreRequest(Request):
     """A C-STORE (PS3.7 9.1.1). The data set may still be coming: :attr:`data_set` streams it, once."""

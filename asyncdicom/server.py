@@ -14,11 +14,13 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from .access import AccessPolicy, Limits, Refusal
 from .association import Association, Timeouts, _finite
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .command import Category
 from .door import BACKLOG, Acceptor, Door, Visitor, listening_sockets, networks_of
-from .errors import AssociationAborted, AssociationReleased, LocalProtocolError, describe_rejection
+from .errors import AssociationAborted, AssociationReleased, IdentityRefused, LocalProtocolError, describe_rejection
+from .identity import User
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
-    from .command import Status
+    from .access import Admission
+    from .command import Command, Status
     from .door import Network
     from .pdu import UserIdentity
     from .presentation import Negotiated
@@ -63,7 +66,7 @@ if TYPE_CHECKING:
     from .retrieve import MoveDestinations
     from .upper_layer import Indicated
 
-    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[bool | bytes | None]]
+    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[User | bool | bytes | None]]
 
 __all__ = ["Server", "Statistics", "serve", "storage_contexts"]
 
@@ -121,6 +124,8 @@ class Server(Reloadable):
         max_pdu_length: int,
         max_send_pdu_length: int,
         require_context: bool,
+        access: AccessPolicy | None,
+        processes: int,
         ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         proxies: Sequence[Network] = (),
     ) -> None:
@@ -137,6 +142,8 @@ class Server(Reloadable):
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
+        self._access = access
+        self._limits = Limits(processes)
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
         self._pending: dict[Association | Visitor, Callable[[], None]] = {}
         """Connections without an association, not yet or no more, the oldest first; and how to close them at once."""
@@ -183,6 +190,18 @@ class Server(Reloadable):
     def port(self) -> int:
         """The port that it listens on; useful when 0 was asked for."""
         return self.addresses[0][1]
+
+    @property
+    def access(self) -> AccessPolicy | None:
+        """The access policy by which associations are judged that begin now."""
+        return self._access  # type: ignore[no-any-return]
+
+    def replace_access(self, policy: AccessPolicy) -> None:
+        """Judge what begins from now on by another access policy.
+
+        Running associations keep theirs; what rules have counted goes on under their names.
+        """
+        self._access = policy
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed. Cancellation only ends the waiting.
@@ -256,6 +275,7 @@ class Server(Reloadable):
             handlers=self._handlers,
             on_associate=self._associate,
             on_handled=self._handled,
+            on_refused=self._refused,
             on_end=self._ended,
             on_close=self._gone,
         )
@@ -294,44 +314,55 @@ class Server(Reloadable):
         user = request.user_information
         association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
-        if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
-            self._reject_association(association, rejection)
+        access = self._access  # by which all of it is judged, whatever comes meanwhile
+        refusal = self._refuse(request, accepted=bool(negotiated.contexts))
+        if refusal is None and access is not None and self._check_identity is not None:
+            judged = access.judge(association, user_known=False)  # who cannot be admitted need not be checked
+            refusal = judged if isinstance(judged, Refusal) else None
+        if refusal is not None:
+            self._reject_association(association, *refusal)
         elif self._check_identity is not None:
-            task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
+            task = asyncio.create_task(self._check(association, request, negotiated, access))
             self._checks[association] = task
             task.add_done_callback(lambda task: self._checked(association, task))
         else:
-            self._accept_association(association, request, negotiated)
+            self._admit_association(association, request, negotiated, access)
 
     async def _check(
-        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity | None
+        self, association: Association, request: AssociateRQ, negotiated: Negotiated, access: AccessPolicy | None
     ) -> None:
         """Ask whether the user is who it says (PS3.7 D.3.3.7), and go on."""
         assert self._check_identity is not None
-        rejection: AssociateRJ | None = AssociateRJ(1, 1, 1)
+        identity = association.user_identity
+        refusal: Refusal | None = None
         response: bytes | None = None
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
-                answer = await self._check_identity(identity, association)
-            if answer is True or isinstance(answer, bytes):
-                rejection = None
-                if identity is not None and identity.positive_response_requested:
-                    response = b"" if answer is True else answer
-            elif answer is not False and answer is not None:
-                raise TypeError(f"the check of a user identity returned {type(answer).__name__}, not a bool or bytes")
+                answer: object = await self._check_identity(identity, association)
+            if isinstance(answer, User):
+                association.user, answer = answer.name, answer.response
+            if answer is False or answer is None:
+                refusal = Refusal(_NO_REASON, "the user identity was not confirmed")
+            elif answer is not True and not isinstance(answer, bytes):
+                kind = type(answer).__name__
+                raise TypeError(f"the check of a user identity returned {kind}, not a bool or bytes, and no User")
+            elif identity is not None and identity.positive_response_requested:
+                response = answer if isinstance(answer, bytes) else b""
         except TimeoutError:
-            _log.warning("= the identity of a user of %r was not checked in time", association)
-            rejection = AssociateRJ(2, 3, 1)
+            refusal = Refusal(AssociateRJ(2, 3, 1), "the user identity was not checked in time")
+        except IdentityRefused as error:
+            refusal = Refusal(_NO_REASON, str(error))
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
+            refusal = Refusal(_NO_REASON, "checking the user identity failed")
         if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
-        if rejection is None and (not self._has_place or self._closing.done()):
-            rejection = AssociateRJ(2, 3, 2)
-        if rejection is not None:
-            self._reject_association(association, rejection)
+        if refusal is None and (not self._has_place or self._closing.done()):
+            refusal = Refusal(AssociateRJ(2, 3, 2), f"{len(self._associations)} associations")
+        if refusal is not None:
+            self._reject_association(association, *refusal)
         else:
-            self._accept_association(association, request, negotiated, response)
+            self._admit_association(association, request, negotiated, access, response)
 
     def _checked(self, association: Association, task: asyncio.Task[None]) -> None:
         """A check is over; one that did not say how it goes on leaves nothing to be done but close."""
@@ -341,10 +372,37 @@ class Server(Reloadable):
         if association._connection.upper_layer.state is State.STA3:
             association._connection.kill()
 
-    def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
+    def _admit_association(
+        self,
+        association: Association,
+        request: AssociateRQ,
+        negotiated: Negotiated,
+        access: AccessPolicy | None,
+        identity_response: bytes | None = None,
+    ) -> None:
+        """Judge it by the access policy, now that the user is known, and answer."""
+        admitted: Admission | Refusal | None = None
+        if access is not None:
+            judged = access.judge(association)
+            if isinstance(judged, Refusal):
+                admitted = judged
+            else:
+                negotiated = negotiated.restricted(judged.permits)
+                if self._require_context and not negotiated.contexts:
+                    admitted = Refusal(_NO_REASON, f"rule {judged.name!r} allows none of the SOP classes")
+                else:
+                    admitted = self._limits.admit(judged, association._connection.now())
+        if isinstance(admitted, Refusal):
+            self._reject_association(association, *admitted)
+        else:
+            association._admission = admitted
+            self._accept_association(association, request, negotiated, identity_response)
+
+    def _reject_association(self, association: Association, rejection: AssociateRJ, why: str = "") -> None:
+        """Every refusal of an association passes here, with the reason in words, but those for want of a place."""
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
-        _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
+        _log.warning("> A-ASSOCIATE-RJ to %r: %s%s", association, words, why and f"; {why}")
         association._connection.upper_layer.reject(rejection, association._connection.now())
         association._connection.flush()
 
@@ -374,6 +432,8 @@ class Server(Reloadable):
         association._connection.upper_layer.accept(answer, association._connection.now())
         self._pending.pop(association, None)
         self._associations[association] = None
+        if association._admission is not None:
+            association._admission.enter()
         self._statistics.accepted += 1
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
@@ -383,17 +443,22 @@ class Server(Reloadable):
         _log.debug("= established: %r", association)
         association._connection.flush()
 
-    def _refuse(self, request: AssociateRQ, *, accepted: bool) -> AssociateRJ | None:
+    def _refuse(self, request: AssociateRQ, *, accepted: bool) -> Refusal | None:
         """The service user's judgement of a request (PS3.8 Table 9-21)."""
         if request.application_context != APPLICATION_CONTEXT:
-            return AssociateRJ(1, 1, 2)
+            return Refusal(AssociateRJ(1, 1, 2), f"application context {request.application_context!r}")
         if self._ae_titles is not None and request.called_ae_title not in self._ae_titles:
-            return AssociateRJ(1, 1, 7)
+            return Refusal(AssociateRJ(1, 1, 7), "nobody here has this called AE title")
         if self._calling_ae_titles is not None and request.calling_ae_title not in self._calling_ae_titles:
-            return AssociateRJ(1, 1, 3)
+            return Refusal(AssociateRJ(1, 1, 3), "this calling AE title is none of those that may call")
         if not request.presentation_contexts or (self._require_context and not accepted):
-            return AssociateRJ(1, 1, 1)
+            return Refusal(_NO_REASON, "no presentation context can be accepted")
         return None
+
+    def _refused(self, association: Association, request: Command, status: Status) -> None:
+        """A request is answered with a status as its service is not allowed on the association."""
+        name = request.message.name.removesuffix("-RQ")
+        _log.warning("> %04XH to %r: %s is not allowed", status, association, name)
 
     def _handled(self, request: Request, answer: Status | None) -> None:
         """A handler is done with a request, and this is what the peer was told."""
@@ -412,6 +477,8 @@ class Server(Reloadable):
         if association in self._associations:
             self._statistics.aborted += not isinstance(association._ended, AssociationReleased)
             del self._associations[association]
+            if association._admission is not None:
+                association._admission.leave()
             self._pending[association] = association._connection.kill
             self._changed()
 
@@ -433,6 +500,8 @@ _MODELS = {
     "c_move": (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE),
 }
 """What is accepted for a handler unless contexts are given."""
+
+_NO_REASON = AssociateRJ(1, 1, 1)
 
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
@@ -481,7 +550,9 @@ class serve:  # noqa: N801 - it is called like a function
 
     ``user_identity`` is a coroutine function that is asked about the user identity in each association request (PS3.7
     D.3.3.7), None if there is none, and the :class:`Association` to be: it returns whether it is accepted, or what to
-    answer to it as bytes. False, None and an exception reject the association. Without it identities are not looked at.
+    answer to it as bytes, or a :class:`~asyncdicom.identity.User`, which is both and names the user. False, None and an
+    exception reject the association; an :class:`~asyncdicom.errors.IdentityRefused` says why. Without it identities are
+    not looked at. :mod:`asyncdicom.identity` has such functions for password files and JSON web tokens.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
     a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU;
@@ -515,6 +586,11 @@ class serve:  # noqa: N801 - it is called like a function
     program's own start has to stand below ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is
     raised. ``max_associations`` and ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which
     may be a coroutine function, is called in each process before it serves.
+
+    ``access`` is an :class:`~asyncdicom.access.AccessPolicy`, or the path of its TOML file: who may have an
+    association, and what may be done on it. It is judged beside ``ae_title`` and ``calling_ae_titles``, and once the
+    user is checked; who would be refused whatever the user is, is not checked. Each association keeps the policy with
+    which it began. Raises AccessPolicyError for a file that cannot be used.
     """
 
     def __init__(
@@ -554,6 +630,7 @@ class serve:  # noqa: N801 - it is called like a function
         initializer: Callable[[], object] | None = None,
         proxies: str | Iterable[str] = (),
         reload_interval: float = 60.0,
+        access: AccessPolicy | str | os.PathLike[str] | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"{workers} workers cannot serve")
@@ -616,6 +693,8 @@ class serve:  # noqa: N801 - it is called like a function
             "max_send_pdu_length": max_send_pdu_length,
             "require_context": require_context,
             "proxies": networks_of(proxies),
+            "access": AccessPolicy.from_toml(access) if isinstance(access, (str, os.PathLike)) else access,
+            "processes": count,
         }
         self._reload_interval = reload_interval
         self._server: Server | None = None
