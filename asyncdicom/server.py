@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
+    from .audit import AuditTrail
     from .command import Status
     from .pdu import UserIdentity
     from .presentation import Negotiated
@@ -120,6 +121,7 @@ class Server:
         max_pdu_length: int,
         max_send_pdu_length: int,
         require_context: bool,
+        audit: AuditTrail | None = None,
     ) -> None:
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._ae_titles = _titles(ae_title)
@@ -133,6 +135,7 @@ class Server:
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
+        self._audit = audit
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
         self._pending: dict[Association, None] = {}
         """Connections without an association, not yet or no more, the oldest first."""
@@ -201,6 +204,9 @@ class Server:
             for association in (*self._pending, *self._associations):
                 association._connection.kill()
         await self._wait_until(lambda: not self._pending, _ABORT_TIME)
+        audit, self._audit = self._audit, None
+        if audit is not None:
+            await audit.application_stopped(self._ae_titles or ())
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -215,6 +221,11 @@ class Server:
         for change in waiting:
             if not change.done():
                 change.set_result(None)
+
+    def _audit_start(self) -> None:
+        """It serves now."""
+        if self._audit is not None:
+            self._audit.application_started(self._ae_titles or ())
 
     # Connections
 
@@ -304,6 +315,8 @@ class Server:
             _log.exception("= checking the identity of a user of %r failed", association)
         if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
+        if self._audit is not None and identity is not None:
+            self._audit.user_authenticated(association, error="not verified" if rejection is not None else "")
         if rejection is None and (not self._has_place or self._closing.done()):
             rejection = AssociateRJ(2, 3, 2)
         if rejection is not None:
@@ -323,6 +336,8 @@ class Server:
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
         _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
+        if self._audit is not None:
+            self._audit.association_refused(association, words)
         association._connection.upper_layer.reject(rejection, association._connection.now())
         association._connection.flush()
 
@@ -353,6 +368,9 @@ class Server:
         self._pending.pop(association, None)
         self._associations[association] = None
         self._statistics.accepted += 1
+        if self._audit is not None:
+            association._audit = self._audit.association_accepted(association, is_acceptor=True)
+            association._audit.has_user = self._check_identity is not None and user.user_identity is not None
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
             association._established(user, negotiated.contexts, own_window, dict(negotiated.extended))
@@ -486,6 +504,9 @@ class serve:  # noqa: N801 - it is called like a function
     ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` and
     ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which may be a coroutine function, is
     called in each process before it serves.
+
+    ``audit`` is an :class:`~asyncdicom.audit.AuditTrail`: where it begins and ends to serve, who was refused or logged
+    in, queries and transfers are reported as audit messages (PS3.15 A.5).
     """
 
     def __init__(
@@ -523,6 +544,7 @@ class serve:  # noqa: N801 - it is called like a function
         reuse_port: bool | None = None,
         workers: int | None = None,
         initializer: Callable[[], object] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"{workers} workers cannot serve")
@@ -541,7 +563,12 @@ class serve:  # noqa: N801 - it is called like a function
             "n_delete": n_delete,
         }
         services = tuple(services)
-        self._shared: dict[str, object] = {**handlers, "services": services, "user_identity": user_identity}
+        self._shared: dict[str, object] = {
+            **handlers,
+            "services": services,
+            "user_identity": user_identity,
+            "audit": audit,
+        }
         """What workers need too."""
         served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
         supported = [each for its, _ in served for each in its]
@@ -584,6 +611,7 @@ class serve:  # noqa: N801 - it is called like a function
             "max_pdu_length": max_pdu_length,
             "max_send_pdu_length": max_send_pdu_length,
             "require_context": require_context,
+            "audit": audit,
         }
         self._server: Server | None = None
 
@@ -612,6 +640,7 @@ class serve:  # noqa: N801 - it is called like a function
             ssl=self._ssl() if callable(self._ssl) else self._ssl,
             ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
         )
+        server._audit_start()
         return server
 
     async def _initialize(self) -> None:
