@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .access import Admission
+    from .audit.trail import AssociationAudit
     from .operations import Response, Responses
     from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
@@ -147,6 +148,8 @@ class Association:
         self._performer = Performer(self, handlers, on_handled)
         self._silence: asyncio.Future[None] | None = None
         """For whoever waits until nothing is in flight."""
+        self._audit: AssociationAudit | None = None
+        """What the audit trail, if there is one, is told of it."""
         self._release_requested = False
         self._release_due: float | None = None
         self._last_message = self._connection.now()
@@ -235,10 +238,12 @@ class Association:
             move_originator_application_entity_title=move_originator_ae_title,
             move_originator_message_id=move_originator_message_id,
         )
-        response = await self._invoker.perform(
+        perform = self._invoker.perform(
             context, request, lambda: self._send_instance(context.id, request, instance), upcoming
         )
-        return response.status
+        if self._audit is not None:
+            return await self._audit.sending(instance, move_originator_ae_title or "", perform)
+        return (await perform).status
 
     def c_find(
         self,
@@ -786,6 +791,8 @@ class Association:
         self._ended = error
         if self._on_end is not None:
             self._on_end(self)
+        if self._audit is not None:
+            self._audit.ended()
         if not self._negotiated.done():
             self._negotiated.set_exception(error)
         self._invoker.end(error)

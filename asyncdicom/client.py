@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
+    from .audit import AuditTrail
     from .presentation import ContextResult, ProposedContext
     from .requests import CStoreHandler, Handler, Service
     from .upper_layer import Indicated
@@ -118,7 +119,7 @@ class connect:  # noqa: N801 - it is called like a function
     granted: some archives send C-GET's instances all the same. ``ssl`` and ``server_hostname`` mean what they mean in
     asyncio. ``max_pdu_length`` is the longest P-DATA-TF that this side announces to take, ``max_send_pdu_length`` the
     longest that it sends, in bytes; what the peer announces is obeyed anyway. ``local_address`` is where the connection
-    comes from.
+    comes from. ``audit`` is an :class:`~asyncdicom.audit.AuditTrail` that is told of queries and transfers.
 
     Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
     LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected, AssociationAborted,
@@ -148,6 +149,7 @@ class connect:  # noqa: N801 - it is called like a function
         local_address: tuple[str, int] | None = None,
         implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
         implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
+        audit: AuditTrail | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -171,6 +173,7 @@ class connect:  # noqa: N801 - it is called like a function
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._local_address = local_address
+        self._audit = audit
         user_information = UserInformation(
             maximum_length=max_pdu_length,
             implementation_class_uid=implementation_class_uid,
@@ -235,6 +238,8 @@ class connect:  # noqa: N801 - it is called like a function
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
             if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionResetError, BrokenPipeError)):
                 why = _describe(error)
+            if self._audit is not None and isinstance(error, ssl_module.SSLError):
+                self._audit.handshake_failed(self._host, why)
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)
@@ -285,6 +290,8 @@ class connect:  # noqa: N801 - it is called like a function
         )
         association._refused = _refused(self._proposed, answer.presentation_contexts)
         window = agreed_window(self._window, user.async_operations_window)
+        if self._audit is not None:
+            association._audit = self._audit.association_accepted(association, is_acceptor=False)
         try:
             association._established(user, contexts, window, dict(user.extended))
         except LocalProtocolError as error:

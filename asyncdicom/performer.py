@@ -339,6 +339,8 @@ class Performer:
                 self._running -= 1
                 if self._on_handled is not None:
                     self._on_handled(request, answered)
+                if association._audit is not None:
+                    association._audit.handled(request, answered)
                 del request, handler  # which hold on to whatever an exception of the handler has seen
             if self._waiting:
                 await asyncio.sleep(0)
@@ -364,6 +366,8 @@ class Performer:
     async def _store(self, request: Request, handler: Handler) -> Status | None:
         """Call a C-STORE handler, and answer; returns with what, None if the association has ended."""
         assert request.incoming is not None
+        if self._association._audit is not None:
+            await self._association._audit.store_begins(request)
         try:
             status = await _called(handler, request)
             if not isinstance(status, Status):
@@ -403,6 +407,8 @@ class Performer:
                 await self._gather(request, request.incoming)
             field = request.command.message.field
             if field is CommandField.C_FIND_RQ:
+                if self._association._audit is not None:
+                    self._association._audit.queried(request.context, request.command, request.data, is_sent=False)
                 status = await self._find(request, handler)
             elif field in _CANCELLABLE:
                 report = functools.partial(self._send, request, Status.PENDING, b"")

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .access import Admission
+    from .audit import AuditTrail
     from .command import Command, Status
     from .door import Network
     from .pdu import UserIdentity
@@ -128,6 +129,7 @@ class Server(Reloadable):
         processes: int,
         ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
         proxies: Sequence[Network] = (),
+        audit: AuditTrail | None = None,
     ) -> None:
         super().__init__(ssl=ssl)
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
@@ -144,6 +146,7 @@ class Server(Reloadable):
         self._require_context = require_context
         self._access = access
         self._limits = Limits(processes)
+        self._audit = audit
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
         self._pending: dict[Association | Visitor, Callable[[], None]] = {}
         """Connections without an association, not yet or no more, the oldest first; and how to close them at once."""
@@ -234,6 +237,9 @@ class Server(Reloadable):
             for kill in (*self._pending.values(), *(each._connection.kill for each in self._associations)):
                 kill()
         await self._wait_until(lambda: not self._pending and not self._door.tasks, _ABORT_TIME)
+        audit, self._audit = self._audit, None
+        if audit is not None:
+            await audit.application_stopped(self._ae_titles or ())
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -248,6 +254,11 @@ class Server(Reloadable):
         for change in waiting:
             if not change.done():
                 change.set_result(None)
+
+    def _audit_start(self) -> None:
+        """It serves now."""
+        if self._audit is not None:
+            self._audit.application_started(self._ae_titles or ())
 
     # Connections
 
@@ -357,6 +368,8 @@ class Server(Reloadable):
             refusal = Refusal(_NO_REASON, "checking the user identity failed")
         if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
+        if self._audit is not None and identity is not None:
+            self._audit.user_authenticated(association, error=refusal.why if refusal is not None else "")
         if refusal is None and (not self._has_place or self._closing.done()):
             refusal = Refusal(AssociateRJ(2, 3, 2), f"{len(self._associations)} associations")
         if refusal is not None:
@@ -403,6 +416,8 @@ class Server(Reloadable):
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
         _log.warning("> A-ASSOCIATE-RJ to %r: %s%s", association, words, why and f"; {why}")
+        if self._audit is not None:
+            self._audit.association_refused(association, f"{words}{why and f'; {why}'}")
         association._connection.upper_layer.reject(rejection, association._connection.now())
         association._connection.flush()
 
@@ -435,6 +450,9 @@ class Server(Reloadable):
         if association._admission is not None:
             association._admission.enter()
         self._statistics.accepted += 1
+        if self._audit is not None:
+            association._audit = self._audit.association_accepted(association, is_acceptor=True)
+            association._audit.has_user = self._check_identity is not None and user.user_identity is not None
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
             association._established(user, negotiated.contexts, own_window, dict(negotiated.extended))
@@ -591,6 +609,9 @@ class serve:  # noqa: N801 - it is called like a function
     association, and what may be done on it. It is judged beside ``ae_title`` and ``calling_ae_titles``, and once the
     user is checked; who would be refused whatever the user is, is not checked. Each association keeps the policy with
     which it began. Raises AccessPolicyError for a file that cannot be used.
+
+    ``audit`` is an :class:`~asyncdicom.audit.AuditTrail`: where it begins and ends to serve, who was refused or logged
+    in, queries and transfers are reported as audit messages (PS3.15 A.5).
     """
 
     def __init__(
@@ -631,6 +652,7 @@ class serve:  # noqa: N801 - it is called like a function
         proxies: str | Iterable[str] = (),
         reload_interval: float = 60.0,
         access: AccessPolicy | str | os.PathLike[str] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"{workers} workers cannot serve")
@@ -649,7 +671,12 @@ class serve:  # noqa: N801 - it is called like a function
             "n_delete": n_delete,
         }
         services = tuple(services)
-        self._shared: dict[str, object] = {**handlers, "services": services, "user_identity": user_identity}
+        self._shared: dict[str, object] = {
+            **handlers,
+            "services": services,
+            "user_identity": user_identity,
+            "audit": audit,
+        }
         """What workers need too."""
         served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
         supported = [each for its, _ in served for each in its]
@@ -695,6 +722,7 @@ class serve:  # noqa: N801 - it is called like a function
             "proxies": networks_of(proxies),
             "access": AccessPolicy.from_toml(access) if isinstance(access, (str, os.PathLike)) else access,
             "processes": count,
+            "audit": audit,
         }
         self._reload_interval = reload_interval
         self._server: Server | None = None
@@ -725,6 +753,7 @@ class serve:  # noqa: N801 - it is called like a function
             server._listener = Acceptor(await self._sockets(), server._door.admit)
             server._listener.start()
         server._begin_reloading(self._reload_interval)
+        server._audit_start()
         return server
 
     async def _initialize(self) -> None:

@@ -521,6 +521,7 @@ class _WorkerServer(Server):
 
     async def run(self) -> None:
         """Serve until the parent says otherwise, or is gone."""
+        self._audit_start()
         self._report()
         while not self._closing.done():
             await asyncio.wait((self._closing,), timeout=_REPORT_INTERVAL)

@@ -20,6 +20,9 @@ DIMSE = _load("dimse.json")
 SERVICES = _load("services.json")
 """PS3.4: service classes and their SOP classes."""
 
+AUDIT = _load("audit.json")
+"""PS3.15 A.5: the schema of audit messages, and what each kind of them has."""
+
 
 def snake(keyword):
     """The attribute name for a keyword of PS3.6: AffectedSOPClassUID is affected_sop_class_uid."""

@@ -18,6 +18,7 @@ LAYERS = (
     "receive_buffer",
     "upper_layer",
     "dimse",
+    "audit/messages",
 )
 """Above the waterline, each may import what stands before it."""
 STRANGERS = {
