@@ -16,15 +16,14 @@ from peers import listens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from certificates import DAY, Authority
-from cli_processes import COMMAND, DEADLINE, ENVIRONMENT, run_here, wait_until
+from certificates import DAY, PASSWORD, Authority, load_key, write_key
+from cli_processes import COMMAND, DEADLINE, ENVIRONMENT, Receiver, run_here, wait_until, write_instance
 from ports import free_port
 
 pytestmark = pytest.mark.usefixtures("dcmtk")
 
 PROFILES = ("+py", "+px", "+pz", "+pa", "+pn")
 """Those of 3.6.7; its help names them."""
-NAMES = ("server", "client", "stranger", "expired", "early", "elsewhere")
 BAD = ("stranger", "expired", "early")
 
 
@@ -120,6 +119,9 @@ def files(tmp_path_factory):
     ca.issue("expired", kind="rsa", valid=(-3 * DAY, -DAY))
     ca.issue("early", kind="rsa", valid=(DAY, 3 * DAY))
     ca.issue("elsewhere", kind="rsa", dns=("pacs.example",), ip=("192.0.2.1",))
+    locked = ca.issue("locked", kind="rsa")
+    write_key(locked.key, load_key(locked), PASSWORD)
+    ca.revoke(ca.issue("revoked", kind="rsa"))
     return folder
 
 
@@ -207,9 +209,12 @@ def theirs(files, tmp_path_factory):
         yield pool
 
 
+def dcmtk(*words):
+    return subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True, timeout=DEADLINE)
+
+
 def dcmtk_echo(port, words):
-    command = ["echoscu", *map(str, words), "127.0.0.1", str(port)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE)
+    return dcmtk("echoscu", *words, "127.0.0.1", port)
 
 
 def our_echo(port, words):
@@ -271,6 +276,108 @@ def test_our_client_with_our_server(cell, ours, files, expected):
     if check(cell, result, expected(cell)):
         assert re.search(SAID_BY_CLIENT[reason(cell)], result.stderr), result.stderr
         assert_said(server, before, SAID_BY_SERVER[reason(cell)])
+
+
+# Beside the matrix
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_our_default_profile_goes_with_theirs_unless_that_is_retired_for_good(profile, ours, theirs, files):
+    good = profile in ("+py", "+px", "+pz")
+    options = client_options(Client(profile), files)
+    result = our_echo(theirs[Server(profile)].port, [word for word in options if word != profile])
+    assert (result.returncode == 0) == good, result.stderr
+    assert (dcmtk_echo(ours[Server("+pg")].port, options).returncode == 0) == good
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_instances_go_both_ways(profile, files, tmp_path):
+    instance = write_instance(tmp_path / "a.dcm")
+    client = client_options(Client(profile), files)
+    server = server_options(Server(profile), files)
+    (tmp_path / "theirs").mkdir()
+    port = free_port()
+    process, _ = start(tmp_path, ("storescp", "-od", tmp_path / "theirs", *server, port))
+    try:
+        wait_until(lambda: listens(port))
+        assert run_here("storescu", "127.0.0.1", port, instance, *client).returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+    with Receiver(tmp_path / "ours", *server) as receiver:
+        assert dcmtk("storescu", *client, *receiver.peer, instance).returncode == 0
+    assert len(list((tmp_path / "theirs").iterdir())) == len(receiver.files()) == 1
+
+
+def test_dcmtks_client_is_served_by_workers(files, tmp_path):
+    with Receiver(tmp_path / "ours", *server_options(Server("+py"), files), "--workers", 2) as receiver:
+        for _ in range(4):
+            assert dcmtk_echo(receiver.port, client_options(Client("+py"), files)).returncode == 0
+
+
+def test_our_client_is_served_by_dcmrecv(files, tmp_path):
+    port = free_port()
+    process, log = start(tmp_path, ("dcmrecv", *server_options(Server("+py"), files), "-od", tmp_path, port))
+    try:
+        wait_until(lambda: listens(port) or process.poll() is not None)
+        result = our_echo(port, client_options(Client("+py"), files))
+        assert result.returncode == 0, (result.stderr, log.read_text())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_dcmtks_findscu_asks_our_archive(files, tmp_path):
+    write_instance(tmp_path / "a.dcm")
+    port_file = tmp_path / "port"
+    words = ("qrscp", "0", "-i4", "--folder", tmp_path, "--port-file", port_file, *server_options(Server("+py"), files))
+    process, log = start(tmp_path, (*COMMAND, *words), ENVIRONMENT)
+    try:
+        wait_until(lambda: port_file.exists() or process.poll() is not None)
+        query = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID")
+        where = ("127.0.0.1", port_file.read_text().strip())
+        result = dcmtk("findscu", "-v", *client_options(Client("+py"), files), *query, *where)
+        assert "1.2.3.4" in result.stdout + result.stderr, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+def test_a_wrong_host_name_is_refused_where_it_is_looked_for(theirs, files):
+    port = theirs[Server("+py", "elsewhere", "-ic")].port
+    options = client_options(Client("+py"), files)
+    assert dcmtk_echo(port, options).returncode == 0
+    assert our_echo(port, options).returncode == 0
+    result = our_echo(port, [*options, "--check-host-name"])
+    assert result.returncode == 71
+    assert "127.0.0.1" in result.stderr.partition("certificate")[2]
+
+
+def test_a_keys_password_is_given_as_dcmtk_takes_it(theirs, files):
+    port = theirs[Server("+py")].port
+    options = client_options(Client("+py", "locked"), files)
+    for password, is_right in ((PASSWORD, True), ("wrong", False)):
+        assert (dcmtk_echo(port, [*options, "+pw", password]).returncode == 0) is is_right
+        assert (our_echo(port, [*options, "+pw", password]).returncode == 0) is is_right
+
+
+@pytest.mark.parametrize("certificate", ["client", "revoked"])
+@pytest.mark.parametrize("more", [("+crv",), ("+cra",), ()])
+def test_a_revoked_certificate_is_refused_as_by_dcmtk(certificate, more, files, tmp_path):
+    server = [*server_options(Server("+py"), files), "+crl", files / "revoked.crl", *more]
+    client = client_options(Client("+py", certificate), files)
+    port = free_port()
+    process, _ = start(tmp_path, ("storescp", "--ignore", *server, port))
+    try:
+        wait_until(lambda: listens(port))
+        expected = dcmtk_echo(port, client).returncode == 0
+        assert (our_echo(port, client).returncode == 0) == expected
+    finally:
+        process.kill()
+        process.wait()
+    with Receiver(tmp_path / "ours", *server) as receiver:
+        assert (dcmtk_echo(receiver.port, client).returncode == 0) == expected
+    assert expected == (certificate == "client")
 
 
 def test_these_are_all_profiles_of_dcmtk():

@@ -26,9 +26,11 @@ from asyncdicom.server import serve
 from .console import log, say
 from .exit_codes import ExitCode, ToolError
 from .options import Effect, Group, Option, UsageError, flag, value
+from .peer import split_host_port
 from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, number, seconds
 
 if TYPE_CHECKING:
+    from asyncdicom.audit import AuditTrail
     from asyncdicom.server import Server
 
 __all__ = [
@@ -56,6 +58,8 @@ class ListeningOptions(NetworkOptions):
     access_policy: str = ""
     password_file: str = ""
     proxies: tuple[str, ...] = ()
+    audit_file: str = ""
+    audit_syslog: tuple[tuple[str, str, int], ...] = ()
 
     def check(self) -> None:
         """Also read what TLS needs."""
@@ -74,7 +78,19 @@ class ListeningOptions(NetworkOptions):
             "proxies": self.proxies,
             "access": AccessPolicy.from_toml(self.access_policy) if self.access_policy else None,
             "user_identity": PasswordFile(self.password_file) if self.password_file else None,
+            "audit": self._audit_trail(),
         }
+
+    def _audit_trail(self) -> AuditTrail | None:
+        if not (self.audit_file or self.audit_syslog):
+            return None
+        from asyncdicom.audit import AuditTrail, FileSink, Sink, SyslogSink  # noqa: PLC0415 - seldom needed
+
+        sinks: list[Sink] = [FileSink(self.audit_file)] if self.audit_file else []
+        for transport, host, port in self.audit_syslog:
+            ssl = self.collector_tls if transport == "tls" else None
+            sinks.append(SyslogSink(host, port, transport=transport, ssl=ssl))
+        return AuditTrail(self.aet, sinks)
 
     @property
     def has_files(self) -> bool:
@@ -125,12 +141,23 @@ LISTENING: Final = (
 )
 
 
+def _collector(text: str) -> tuple[str, str, int]:
+    transport, _, where = text.partition(":")
+    if transport not in _SYSLOG_PORTS or not where:
+        raise ValueError("tls:HOST:PORT, tcp:HOST:PORT or udp:HOST:PORT is the form of it")
+    return transport, *split_host_port(where, _SYSLOG_PORTS[transport])
+
+
+_SYSLOG_PORTS: Final = {"tls": 6514, "tcp": 601, "udp": 514}
+"""What may be left out (RFC 5425, 3195, 5426)."""
+
+
 def _network(text: str) -> str:
     return str(ipaddress.ip_network(text))
 
 
 ACCESS: Final = Group(
-    "access",
+    "access and audit",
     (
         value("--access-policy", "access_policy", "FILE", "who may do what: the rules in this TOML file"),
         value(
@@ -145,6 +172,16 @@ ACCESS: Final = Group(
             "proxies",
             ("NETWORK",),
             read=_network,
+            effect=Effect.APPEND,
+        ),
+        value("--audit-file", "audit_file", "FILE", "append audit messages (PS3.15 A.5) to this file"),
+        Option(
+            ("--audit-syslog",),
+            "send them to this collector: tls:HOST:PORT, tcp:HOST:PORT or udp:HOST:PORT; over TLS, it is trusted as "
+            "+cf and +cd say, or as the system does without TLS for associations",
+            "audit_syslog",
+            ("TRANSPORT:HOST:PORT",),
+            read=_collector,
             effect=Effect.APPEND,
         ),
     ),

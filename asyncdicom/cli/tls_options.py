@@ -80,6 +80,15 @@ class TLSOptions:
         verify: Literal["off", "required"] = "off" if self.verify == "off" else "required"  # a server always has one
         return client_context(**self._both, verify=verify, check_host_name=self.check_host_name)
 
+    @property
+    def collector_tls(self) -> Context | None:
+        """The context for a collector of audit messages, which has to have its name; None for the system's trust."""
+        if self.tls is None or not self.trusted:
+            return None
+        from asyncdicom.tls import client_context  # noqa: PLC0415 - only with TLS
+
+        return client_context(**self._both)
+
     def server_name(self, host: str) -> str | None:
         """Which name to ask the server of that host for; empty for none."""
         return None if self.tls is None else host if self.sni is None else self.sni
