@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 from .errors import AbortReason, AbortSource, ProtocolError
 from .first_bytes import MAX_PROXY_HEADER, looks_like, proxy_header
 from .pdu import Abort
+from .tls import describe
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -196,16 +197,19 @@ class Door:
 
     async def _connect(self, visitor: Visitor) -> None:
         context = self.context()
+        sock = None
         try:
+            sock = visitor.sock.dup()  # asyncio's; by the other one it can be ended, and told why
             await self._loop.connect_accepted_socket(
                 lambda: visitor,
-                visitor.sock,
+                sock,
                 ssl=context,
                 ssl_handshake_timeout=self.timeout if context is not None else None,
             )
         except Exception as error:  # noqa: BLE001 - it is told
-            visitor.sock.close()
-            visitor.failed(error)
+            if sock is not None:
+                sock.close()
+            visitor.failed(error.with_traceback(None))  # which would keep asyncio's 256 KiB until the next collection
         finally:
             assert visitor.task is not None
             self.tasks.discard(visitor.task)
@@ -257,11 +261,14 @@ class Visitor(asyncio.Protocol):
 
     def failed(self, error: Exception) -> None:
         """There was no handshake."""
-        self.end(f"the TLS handshake failed: {error or type(error).__name__}")
+        if not self._is_over:
+            self._say(getattr(error, "alert", b""))  # asyncio does not
+            self.end(f"no TLS connection: {describe(error) if isinstance(error, OSError) else repr(error)}")
 
     def done(self) -> None:
         """Its task is over."""
         self._timer.cancel()
+        self.sock.close()
         self._door.forget(self)
         self._door.left(self)
 
@@ -279,8 +286,8 @@ class Visitor(asyncio.Protocol):
         elif self._expects_header:
             self._take_header(data)
         elif self._door.context() is not None and data[0] != _TLS_HANDSHAKE:
-            if data[0] == _ASSOCIATE_RQ:
-                self._abort()
+            if data[0] == _ASSOCIATE_RQ:  # a requestor without TLS, which understands that
+                self._say(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED).encode())
             self.end(f"TLS is spoken here, and this looks like {looks_like(data)}")
         elif looks_like(data) == _HEADER:
             self.end(f"{_HEADER} from an address that is not among proxies")
@@ -301,11 +308,10 @@ class Visitor(asyncio.Protocol):
             if header.client:
                 self.address, self.proxy_address = header.client, self.address
 
-    def _abort(self) -> None:
-        """Tell a requestor without TLS that there is no association, which it understands."""
+    def _say(self, last_words: bytes) -> None:
         with contextlib.suppress(OSError):
-            self.sock.recv(_REQUEST_SIZE)  # what is left unread would have the A-ABORT thrown away
-            self.sock.send(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED).encode())
+            self.sock.send(last_words)
+            self.sock.recv(_UNREAD)  # else the peer is reset, and what was sent may be lost there
 
     def _unwatch(self) -> None:
         if self._is_watched:
@@ -329,7 +335,7 @@ class Visitor(asyncio.Protocol):
 _TLS_HANDSHAKE = 0x16
 _ASSOCIATE_RQ = 0x01
 _HEADER = "a PROXY protocol header"
-_REQUEST_SIZE = 64 * 1024
+_UNREAD = 64 * 1024
 
 
 def _plain(address: str) -> str:

@@ -81,14 +81,14 @@ class Reloadable:
         """Look after files and the certificate's end until :meth:`_end_reloading`; ``interval`` in seconds, or 0."""
         self._warn_of_expiry()
         if self.certificate_not_after is not None or (interval and any(map(self._files, RELOADED))):
-            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf))
+            seen = {name: _state_of(self._files(name)) for name in RELOADED}
+            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf, seen))
 
     def _end_reloading(self) -> None:
         if self._reloading is not None:
             self._reloading.cancel()
 
-    async def _watch(self, interval: float) -> None:
-        seen = {name: _state_of(self._files(name)) for name in RELOADED}
+    async def _watch(self, interval: float, seen: dict[str, _State]) -> None:
         slept = 0.0
         while True:
             await asyncio.sleep(min(interval, _DAY))
@@ -120,9 +120,12 @@ class Reloadable:
             _log.warning("= the server's certificate expires in %d days, on %s", left.days, end.date())
 
 
-def _state_of(files: Iterable[Path]) -> list[tuple[int, ...] | None]:
+_State = list[tuple[int, ...] | None]
+
+
+def _state_of(files: Iterable[Path]) -> _State:
     """What changes when a file is replaced or written, of a folder also its files."""
-    state: list[tuple[int, ...] | None] = []
+    state: _State = []
     for each in files:
         for path in (each, *sorted(each.iterdir())) if each.is_dir() else (each,):
             try:
