@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import ssl as ssl_module
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Acceptor", "Door", "Visitor", "listening_sockets", "networks_of"]
+__all__ = ["BACKLOG", "Acceptor", "Door", "Visitor", "can_watch", "listening_sockets", "networks_of"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -101,6 +101,11 @@ class Acceptor:
         self.start()
 
 
+def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether an event loop can watch sockets, as this module has to: Windows' usual one cannot."""
+    return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
 def listening_sockets(server: asyncio.Server) -> list[socket.socket]:
     """The sockets of a server that has not begun to serve, for an :class:`Acceptor`; the server is closed."""
     sockets = [socket.fromfd(each.fileno(), each.family, each.type) for each in server.sockets]
@@ -127,7 +132,8 @@ class Door:
     """Every connection from its acceptance until it has the protocol of an association.
 
     ``make_protocol`` is called when it has come so far; ``entered`` when a visitor has come, ``left`` when it is gone
-    or has its protocol. ``context`` gives the TLS context, None without TLS. ``timeout`` is in seconds.
+    or has its protocol, ``refused`` with the reason if it is not let in. ``context`` gives the TLS context, or None.
+    ``timeout`` is in seconds.
     """
 
     def __init__(
@@ -136,12 +142,14 @@ class Door:
         make_protocol: Callable[[Visitor], asyncio.BufferedProtocol],
         entered: Callable[[Visitor], None],
         left: Callable[[Visitor], None],
+        refused: Callable[[Visitor, str], None],
         context: Callable[[], ssl_module.SSLContext | None],
         proxies: Sequence[Network],
         timeout: float,
     ) -> None:
         self.make_protocol = make_protocol
         self.left = left
+        self.refused = refused
         self.context = context
         self.timeout = timeout
         self._entered = entered
@@ -248,7 +256,7 @@ class Visitor(asyncio.Protocol):
             return
         self._is_over = True
         if why:
-            _log.warning("= closing the connection from %s: %s", self.address, why)
+            self._door.refused(self, why)
         self._timer.cancel()
         self._door.forget(self)
         self._unwatch()

@@ -40,6 +40,8 @@ class Reloadable:
         self._ssl = ssl() if callable(ssl) else ssl
         self._access: Any = None
         self._check_identity: Any = None
+        self._keeps_tls = False
+        """Whether the event loop has the TLS context, for good."""
         self._reloading: asyncio.Task[None] | None = None
 
     @property
@@ -51,7 +53,8 @@ class Reloadable:
         """Give new connections a TLS context that is made again, from its files or by the function that makes it.
 
         Running ones keep theirs. A plain ``ssl.SSLContext`` stays as it is. What the making raises is raised, and the
-        old one is kept; :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
+        old one is kept: :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
+        NotImplementedError is raised on an event loop that cannot watch sockets: the usual one of Windows.
         """
         self._replace({"_ssl": self._made_again("_ssl")})
 
@@ -63,6 +66,10 @@ class Reloadable:
         self._replace({name: self._made_again(name) for name in RELOADED})
 
     def _made_again(self, name: str) -> Any:
+        if name == "_ssl" and self._keeps_tls:
+            raise NotImplementedError(
+                "the TLS context is the event loop's for good; not so on Windows's SelectorEventLoop"
+            )
         if name == "_ssl" and self._make_ssl is not None:
             return self._make_ssl()
         current = getattr(self, name)

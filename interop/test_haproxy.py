@@ -104,12 +104,16 @@ async def test_tls_goes_through_haproxy_to_our_server(how, tmp_path, dcmtk, auth
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2"])
 async def test_checks_of_health_are_quiet_and_find_the_server_well(how, over, tmp_path, tls, caplog):
     server_side, client_side = tls if over == "TLS" else (None, None)
-    how = f"{how} check check-send-proxy inter 20ms"
-    async with behind_haproxy(how, tmp_path, ssl=server_side) as (port, peers):
-        await asyncio.sleep(0.2)
-        async with asyncdicom.connect("127.0.0.1", port, ssl=client_side) as association:
-            assert await association.c_echo() == asyncdicom.Status.SUCCESS
-        assert peers == [("127.0.0.1", "127.0.0.2")]
+    checks = []
+    async with asyncdicom.serve("127.0.0.1", 0, proxies="127.0.0.2", ssl=server_side) as server:
+        left = server._door.left
+        server._door.left = lambda visitor: (checks.append(visitor), left(visitor))
+        async with proxied(server, f"{how} check check-send-proxy inter 20ms", tmp_path) as port:
+            async with asyncio.timeout(DEADLINE):
+                while len(checks) < 5:
+                    await asyncio.sleep(0.01)
+            async with asyncdicom.connect("127.0.0.1", port, ssl=client_side) as association:
+                assert await association.c_echo() == asyncdicom.Status.SUCCESS
     assert [record.message for record in caplog.records if record.name == "asyncdicom"] == []
 
 

@@ -296,6 +296,22 @@ async def test_without_descriptors_connections_wait_and_are_accepted_later(tls_c
     assert caplog.text.count("no connection can be accepted for 0.01 s: [Errno 24] Too many open files") == 2
 
 
+def test_tls_works_on_an_event_loop_that_cannot_watch_sockets_but_proxies_and_reloading_do_not(tls_contexts):
+    class Loop(asyncio.SelectorEventLoop):
+        add_reader = asyncio.AbstractEventLoop.add_reader  # as of Windows's ProactorEventLoop
+
+    async def main():
+        async with serving(ssl=tls_contexts[0]) as server:
+            await echo(server, tls_contexts[1])
+            with pytest.raises(NotImplementedError, match="SelectorEventLoop"):
+                server.reload_tls()
+        with pytest.raises(NotImplementedError, match="SelectorEventLoop"):
+            await serving(proxies="127.0.0.1")
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
 async def test_it_listens_on_every_address_that_it_is_given(tls_contexts):
     async with asyncdicom.serve(["127.0.0.1", "::1"], 0, ssl=tls_contexts[0]) as server:
         assert sorted(host for host, _ in server.addresses) == ["127.0.0.1", "::1"]
