@@ -23,6 +23,9 @@ SERVICES = _load("services.json")
 AUDIT = _load("audit.json")
 """PS3.15 A.5: the schema of audit messages, and what each kind of them has."""
 
+TLS_PROFILES = _load("tls_profiles.json")
+"""PS3.15 annex B: what the profiles require and permit of TLS."""
+
 
 def snake(keyword):
     """The attribute name for a keyword of PS3.6: AffectedSOPClassUID is affected_sop_class_uid."""
