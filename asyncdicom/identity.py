@@ -476,18 +476,20 @@ def _secret(content: bytes) -> bytes:
 def _public_key(content: bytes) -> tuple[str, Any]:
     """The type of a PEM key, and the key."""
     from cryptography import x509  # noqa: PLC0415 - takes its time
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
     if b"PRIVATE KEY" in content:
         raise ValueError("a private key; a verifier has the public one, and nobody shall find the other here")
-    key = (
-        x509.load_pem_x509_certificate(content).public_key()
-        if b"BEGIN CERTIFICATE" in content
-        else load_pem_public_key(content)
-    )
-    kinds = {"RSAPublicKey": "RSA", "EllipticCurvePublicKey": "EC", "Ed25519PublicKey": "OKP", "Ed448PublicKey": "OKP"}
-    kind = next((kinds[each.__name__] for each in type(key).__mro__ if each.__name__ in kinds), "")
-    return kind or type(key).__name__, key
+    is_certificate = b"BEGIN CERTIFICATE" in content
+    key = x509.load_pem_x509_certificate(content).public_key() if is_certificate else load_pem_public_key(content)
+    kinds = {
+        rsa.RSAPublicKey: "RSA",
+        ec.EllipticCurvePublicKey: "EC",
+        ed25519.Ed25519PublicKey: "OKP",
+        ed448.Ed448PublicKey: "OKP",
+    }
+    return next((kind for each, kind in kinds.items() if isinstance(key, each)), type(key).__name__), key
 
 
 def _web_keys(content: bytes) -> Iterable[tuple[str, str, Any, str | None]]:
