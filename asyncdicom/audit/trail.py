@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association
     from asyncdicom.command import Command, Status
+    from asyncdicom.data_set import IncomingDataSet
     from asyncdicom.instances import Instance
     from asyncdicom.operations import Response
     from asyncdicom.presentation import PresentationContext
@@ -75,7 +76,7 @@ _FLUSH_TIME = 3.0
 """Seconds for what waits in the sinks when a server ends."""
 
 _HEAD_LENGTH = 8192
-_PATIENT_ID, _STUDY_INSTANCE_UID = 0x0010_0020, 0x0020_000D
+_SUBJECT = _PATIENT_ID, _STUDY_INSTANCE_UID = 0x0010_0020, 0x0020_000D
 
 _CREDENTIALS = {3: "a Kerberos ticket", 4: "a SAML assertion", 5: "a JSON web token"}
 """User identities that say who it is only to those that can verify them (PS3.7 D.3.3.7)."""
@@ -126,7 +127,9 @@ class AuditTrail:
 
         Cancellation only ends the waiting.
         """
-        await asyncio.gather(*(asyncio.to_thread(sink.close, timeout) for sink in self.sinks))
+        with contextlib.suppress(TimeoutError):  # where other work has all threads
+            async with asyncio.timeout(timeout + 1.0):
+                await asyncio.gather(*(asyncio.to_thread(sink.close, timeout) for sink in self.sinks))
 
     async def _leave(self, timeout: float) -> None:
         self._users -= 1
@@ -231,7 +234,7 @@ class AssociationAudit:
         assert request.incoming is not None
         found: dict[int, bytes] = {}
         with contextlib.suppress(DataSetError):
-            found = await request.incoming.head((_PATIENT_ID, _STUDY_INSTANCE_UID), _HEAD_LENGTH)
+            found = await _head(request.incoming)
         self._subjects[request] = subject = _subject(found)
         originator = request.command.move_originator_application_entity_title or ""
         self._begin(_Key(False, originator, *subject), request.sop_class_uid)
@@ -361,6 +364,16 @@ def _user_name(association: Association) -> str:
     return identity.primary.decode("utf-8", "backslashreplace")
 
 
+async def _head(incoming: IncomingDataSet) -> dict[int, bytes]:
+    """What the first bytes of a data set say of it; most often they are here, and in one piece."""
+    syntax = transfer_syntax(incoming.file_meta.transfer_syntax_uid)
+    if incoming._kept and not syntax.deflated:
+        found, is_over = scan(incoming._kept[0].views[0], syntax, _SUBJECT)
+        if is_over:
+            return found
+    return await incoming.head(_SUBJECT, _HEAD_LENGTH)
+
+
 def _subject(found: dict[int, bytes]) -> tuple[str, str]:
     """Patient ID and Study Instance UID."""
     return _text(found.get(_PATIENT_ID, b"")), _text(found.get(_STUDY_INSTANCE_UID, b""))
@@ -385,6 +398,6 @@ def _subject_of(instance: Instance) -> tuple[str, str]:
             head = bytes(instance.data[:_HEAD_LENGTH])
         if syntax.deflated:
             head = inflate_head(head, _HEAD_LENGTH)
-        return _subject(scan(head, syntax, (_PATIENT_ID, _STUDY_INSTANCE_UID))[0])
+        return _subject(scan(head, syntax, _SUBJECT)[0])
     except (OSError, DataSetError):
         return "", ""
