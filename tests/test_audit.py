@@ -610,10 +610,12 @@ async def test_who_is_refused_is_an_alert(sink, audit, options, called, why):
 
 async def test_accepted_associations_are_reported_where_that_is_asked_for(sink):
     audit = AuditTrail("archive", [sink], associations=True)
+    titles = {"called_ae_title": "OURS", "calling_ae_title": "THEIRS"}
     async with asyncdicom.serve("127.0.0.1", 0, audit=audit) as server:
-        async with asyncdicom.connect("127.0.0.1", server.port):
+        async with asyncdicom.connect("127.0.0.1", server.port, audit=audit, **titles):
             pass
-    assert sink.kinds()[1:-1] == [(*ALERT, 0)]
+    found = sink.of(*ALERT, 0)
+    assert sorted(each.participants[1].get("UserID") for each in found) == ["OURS", "THEIRS"]
 
 
 async def test_a_user_logs_in_and_out(sink, audit):

@@ -178,7 +178,8 @@ class AuditTrail:
         """An association is established; returns what is to be told of what happens on it."""
         if self.associations:
             why = f"association for {association.called_ae_title!r} established"
-            self._alert(_peer(association), NODE_AUTHENTICATION, why, Outcome.SUCCESS)
+            peer = _peer(association, is_acceptor=is_acceptor)
+            self._alert(peer, NODE_AUTHENTICATION, why, Outcome.SUCCESS)
         return AssociationAudit(self, association, is_acceptor=is_acceptor)
 
     def user_authenticated(self, association: Association, *, error: str = "") -> None:
@@ -257,7 +258,8 @@ class AssociationAudit:
         if self._alerts <= _MAX_ALERTS:
             sop_class = command.affected_sop_class_uid or command.requested_sop_class_uid or ""
             words = f"{command.message.name[:-3]} of {sop_class} refused: {why}"
-            self.trail._alert(_peer(self._association), USE_OF_RESTRICTED_FUNCTION, words)
+            peer = _peer(self._association, is_acceptor=self._is_acceptor)
+            self.trail._alert(peer, USE_OF_RESTRICTED_FUNCTION, words)
 
     # The requests of this side
 
@@ -285,8 +287,6 @@ class AssociationAudit:
     def _begin(self, key: _Key, sop_class: str) -> None:
         if key in self._counts:
             return
-        if self._entries >= _MAX_ENTRIES:
-            self._report()
         self._counts[key] = Counter()
         self._entries += 1
         participants = self._participants(is_sent=key.is_sent, originator=key.originator)
@@ -346,9 +346,9 @@ def _process(ae_titles: Collection[str] = (), *, is_requestor: bool = False) -> 
     return Participant(str(os.getpid()), sorted(ae_titles), "asyncdicom", is_requestor, access_point=name)
 
 
-def _peer(association: Association) -> Participant:
-    """The requestor of an association, which has no role."""
-    title = association.calling_ae_title
+def _peer(association: Association, *, is_acceptor: bool = True) -> Participant:
+    """The other side of an association; it has no role."""
+    title = association.calling_ae_title if is_acceptor else association.called_ae_title
     return Participant(title, (title,), access_point=AccessPoint(association.peer_address))
 
 
