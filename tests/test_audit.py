@@ -11,6 +11,7 @@ import ssl
 import stat
 import sys
 import threading
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ports import free_port
 from pydicom import Dataset
-from raw_peer import CT, DEADLINE, element
+from raw_peer import CT, DEADLINE, element, pdv, raw_client, request, store_request
 from standard_tables import AUDIT
 
 import asyncdicom
@@ -31,6 +32,7 @@ from asyncdicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VE
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 ALERT = "Security Alert", "Node Authentication"
 BEGIN = "Begin Transferring DICOM Instances", None, 0
 TRANSFERRED = "DICOM Instances Transferred", None, 0
@@ -90,6 +92,7 @@ class ListSink(Sink):
         self.may_write = threading.Event()
         self.may_write.set()
         self.error = None
+        self.has_failed = threading.Event()
 
     def __repr__(self):
         return "ListSink()"
@@ -97,6 +100,7 @@ class ListSink(Sink):
     def _write(self, record):
         self.may_write.wait(DEADLINE)
         if self.error is not None:
+            self.has_failed.set()
             raise self.error
         self.records.append(record)
 
@@ -249,8 +253,7 @@ def test_what_cannot_be_written_now_is_tried_again_in_order(caplog):
     sink.error = OSError("no space")
     for number in range(10):
         sink.put(record(str(number)))
-    while not caplog.records:
-        pass
+    assert sink.has_failed.wait(DEADLINE)
     sink.error = None
     sink.close(timeout=DEADLINE)
     assert [int(each.xml) for each in sink.records] == list(range(10))
@@ -485,6 +488,18 @@ async def test_a_function_makes_the_context_for_each_connection(tls_contexts):
     assert len(made) == 2
 
 
+def test_a_context_that_cannot_be_made_is_told_and_tried_again(caplog):
+    def context():
+        raise ValueError("no key")
+
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        sink = SyslogSink("localhost", collector.getsockname()[1], ssl=context)
+        sink.put(record())
+        sink.close(timeout=0.3)
+    assert "wait: no key" in caplog.text
+    assert sink.lost == 1
+
+
 async def test_a_collector_with_a_certificate_that_nobody_vouches_for_gets_nothing(tls_contexts, caplog):
     async with Collector(tls_contexts[0]) as collector:
         sink = SyslogSink("localhost", collector.port)
@@ -529,9 +544,10 @@ async def test_a_collector_that_takes_nothing_delays_no_association(caplog):
         sink = SyslogSink("localhost", collector.port, transport="tcp", limit=1 << 20)
         audit = AuditTrail("archive", [sink])
         async with asyncdicom.serve("127.0.0.1", 0, audit=audit) as server:
-            while not sink.lost:
-                audit.handshake_failed("192.0.2.1", "x" * 1000)
-                await asyncio.sleep(0)
+            async with asyncio.timeout(DEADLINE):
+                while not sink.lost:
+                    audit.handshake_failed("192.0.2.1", "x" * 1000)
+                    await asyncio.sleep(0)
             async with asyncio.timeout(5), asyncdicom.connect("127.0.0.1", server.port) as association:
                 assert await association.c_echo() == Status.SUCCESS
             assert sink._size <= sink.limit
@@ -594,10 +610,12 @@ async def test_who_is_refused_is_an_alert(sink, audit, options, called, why):
 
 async def test_accepted_associations_are_reported_where_that_is_asked_for(sink):
     audit = AuditTrail("archive", [sink], associations=True)
+    titles = {"called_ae_title": "OURS", "calling_ae_title": "THEIRS"}
     async with asyncdicom.serve("127.0.0.1", 0, audit=audit) as server:
-        async with asyncdicom.connect("127.0.0.1", server.port):
+        async with asyncdicom.connect("127.0.0.1", server.port, audit=audit, **titles):
             pass
-    assert sink.kinds()[1:-1] == [(*ALERT, 0)]
+    found = sink.of(*ALERT, 0)
+    assert sorted(each.participants[1].get("UserID") for each in found) == ["OURS", "THEIRS"]
 
 
 async def test_a_user_logs_in_and_out(sink, audit):
@@ -723,6 +741,34 @@ async def test_a_data_set_that_cannot_be_read_is_counted_too(sink, audit):
     async with storing(audit) as association:
         await association.c_store(asyncdicom.Instance(CT, "1.2", EXPLICIT, length=len(data), data=data))
     assert sink.of(*TRANSFERRED)[0].numbers == {"<none>": {CT: 1}}
+
+
+@pytest.mark.parametrize("size", [8, 50, 1000])
+async def test_a_study_is_found_in_whatever_pieces_it_comes(sink, audit, size):
+    data = instance(study="1.2.826.0.1.3680043.2.1125.1.75064541463040").data
+    async with asyncdicom.serve("127.0.0.1", 0, c_store=drop, audit=audit) as server, raw_client(server.port) as peer:
+        peer.send(request())
+        await peer.receive()
+        peer.send(store_request())
+        for start in range(0, len(data), size):
+            peer.send(pdv(3, 2 * (start + size >= len(data)), data[start : start + size]))
+            await asyncio.sleep(0)
+        await peer.receive()
+    (transferred,) = sink.of(*TRANSFERRED)
+    assert transferred.numbers == {"1.2.826.0.1.3680043.2.1125.1.75064541463040": {CT: 1}}
+    assert transferred.ids("Patient Number") == ["PAT1"]
+
+
+@pytest.mark.parametrize("who", ["receiver", "sender"])
+async def test_a_study_is_found_in_a_deflated_data_set(sink, audit, who):
+    one = instance()
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = deflater.compress(one.data) + deflater.flush()
+    one = one._replace(transfer_syntax_uid=DEFLATED, length=len(data), data=data)
+    receiver, sender = (audit, {}) if who == "receiver" else (None, {"audit": audit})
+    async with audit, storing(receiver, contexts=[Context(CT, [DEFLATED])], **sender) as association:
+        assert await association.c_store(one) == Status.SUCCESS
+    assert sink.of(*TRANSFERRED)[0].numbers == {"1.2.3": {CT: 1}}
 
 
 async def test_what_was_not_stored_is_another_message(sink, audit):

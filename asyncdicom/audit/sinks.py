@@ -142,8 +142,7 @@ class Sink:
         with self._change:
             if pause is not None:
                 self._change.wait_for(lambda: self._deadline is not None, pause)
-            else:
-                self._change.wait_for(lambda: self._queue or self._deadline is not None)
+            self._change.wait_for(lambda: self._queue or self._deadline is not None)
             return bool(self._queue) and (self._deadline is None or self._left() > 0)
 
     def _run(self) -> None:
@@ -158,7 +157,7 @@ class Sink:
                         failures = 0
                     self._end()
                     pause = None
-                except OSError as error:
+                except Exception as error:  # noqa: BLE001 - a host or a context that cannot be one, too
                     self._reset()
                     if not failures:
                         _log.warning("= audit messages for %r wait: %s", self, error)

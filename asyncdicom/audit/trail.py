@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from asyncdicom.association import Association
     from asyncdicom.command import Command, Status
+    from asyncdicom.data_set import IncomingDataSet
     from asyncdicom.instances import Instance
     from asyncdicom.operations import Response
     from asyncdicom.presentation import PresentationContext
@@ -75,7 +76,7 @@ _FLUSH_TIME = 3.0
 """Seconds for what waits in the sinks when a server ends."""
 
 _HEAD_LENGTH = 8192
-_PATIENT_ID, _STUDY_INSTANCE_UID = 0x0010_0020, 0x0020_000D
+_SUBJECT = _PATIENT_ID, _STUDY_INSTANCE_UID = 0x0010_0020, 0x0020_000D
 
 _CREDENTIALS = {3: "a Kerberos ticket", 4: "a SAML assertion", 5: "a JSON web token"}
 """User identities that say who it is only to those that can verify them (PS3.7 D.3.3.7)."""
@@ -126,7 +127,9 @@ class AuditTrail:
 
         Cancellation only ends the waiting.
         """
-        await asyncio.gather(*(asyncio.to_thread(sink.close, timeout) for sink in self.sinks))
+        with contextlib.suppress(TimeoutError):  # where other work has all threads
+            async with asyncio.timeout(timeout + 1.0):
+                await asyncio.gather(*(asyncio.to_thread(sink.close, timeout) for sink in self.sinks))
 
     async def _leave(self, timeout: float) -> None:
         self._users -= 1
@@ -175,7 +178,8 @@ class AuditTrail:
         """An association is established; returns what is to be told of what happens on it."""
         if self.associations:
             why = f"association for {association.called_ae_title!r} established"
-            self._alert(_peer(association), NODE_AUTHENTICATION, why, Outcome.SUCCESS)
+            peer = _peer(association, is_acceptor=is_acceptor)
+            self._alert(peer, NODE_AUTHENTICATION, why, Outcome.SUCCESS)
         return AssociationAudit(self, association, is_acceptor=is_acceptor)
 
     def user_authenticated(self, association: Association, *, error: str = "") -> None:
@@ -231,7 +235,7 @@ class AssociationAudit:
         assert request.incoming is not None
         found: dict[int, bytes] = {}
         with contextlib.suppress(DataSetError):
-            found = await request.incoming.head((_PATIENT_ID, _STUDY_INSTANCE_UID), _HEAD_LENGTH)
+            found = await _head(request.incoming)
         self._subjects[request] = subject = _subject(found)
         originator = request.command.move_originator_application_entity_title or ""
         self._begin(_Key(False, originator, *subject), request.sop_class_uid)
@@ -254,7 +258,8 @@ class AssociationAudit:
         if self._alerts <= _MAX_ALERTS:
             sop_class = command.affected_sop_class_uid or command.requested_sop_class_uid or ""
             words = f"{command.message.name[:-3]} of {sop_class} refused: {why}"
-            self.trail._alert(_peer(self._association), USE_OF_RESTRICTED_FUNCTION, words)
+            peer = _peer(self._association, is_acceptor=self._is_acceptor)
+            self.trail._alert(peer, USE_OF_RESTRICTED_FUNCTION, words)
 
     # The requests of this side
 
@@ -282,8 +287,6 @@ class AssociationAudit:
     def _begin(self, key: _Key, sop_class: str) -> None:
         if key in self._counts:
             return
-        if self._entries >= _MAX_ENTRIES:
-            self._report()
         self._counts[key] = Counter()
         self._entries += 1
         participants = self._participants(is_sent=key.is_sent, originator=key.originator)
@@ -343,9 +346,9 @@ def _process(ae_titles: Collection[str] = (), *, is_requestor: bool = False) -> 
     return Participant(str(os.getpid()), sorted(ae_titles), "asyncdicom", is_requestor, access_point=name)
 
 
-def _peer(association: Association) -> Participant:
-    """The requestor of an association, which has no role."""
-    title = association.calling_ae_title
+def _peer(association: Association, *, is_acceptor: bool = True) -> Participant:
+    """The other side of an association; it has no role."""
+    title = association.calling_ae_title if is_acceptor else association.called_ae_title
     return Participant(title, (title,), access_point=AccessPoint(association.peer_address))
 
 
@@ -359,6 +362,16 @@ def _user_name(association: Association) -> str:
     if identity.type in _CREDENTIALS:
         return f"the user of {association.calling_ae_title} with {_CREDENTIALS[identity.type]}"
     return identity.primary.decode("utf-8", "backslashreplace")
+
+
+async def _head(incoming: IncomingDataSet) -> dict[int, bytes]:
+    """What the first bytes of a data set say of it; most often they are here, and in one piece."""
+    syntax = transfer_syntax(incoming.file_meta.transfer_syntax_uid)
+    if incoming._kept and not syntax.deflated:
+        found, is_over = scan(incoming._kept[0].views[0], syntax, _SUBJECT)
+        if is_over:
+            return found
+    return await incoming.head(_SUBJECT, _HEAD_LENGTH)
 
 
 def _subject(found: dict[int, bytes]) -> tuple[str, str]:
@@ -385,6 +398,6 @@ def _subject_of(instance: Instance) -> tuple[str, str]:
             head = bytes(instance.data[:_HEAD_LENGTH])
         if syntax.deflated:
             head = inflate_head(head, _HEAD_LENGTH)
-        return _subject(scan(head, syntax, (_PATIENT_ID, _STUDY_INSTANCE_UID))[0])
+        return _subject(scan(head, syntax, _SUBJECT)[0])
     except (OSError, DataSetError):
         return "", ""
