@@ -232,6 +232,7 @@ class _Object(ssl.SSLObject):
             raise
         except ssl.SSLError as error:
             error.alert = self.outgoing.read()  # type: ignore[attr-defined]
+            self.outgoing.write(error.alert)  # type: ignore[attr-defined]
             raise
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -110,6 +111,11 @@ async def test_one_deadline_holds_from_accepting_to_the_request(sent, tls_contex
         assert asyncio.get_running_loop().time() - began < 1.0
         await settle(lambda: not server._pending)
         writer.close()
+
+
+async def test_there_may_be_no_deadline(tls_contexts):
+    async with serving(ssl=tls_contexts[0], timeouts=Timeouts(acse=math.inf)) as server:
+        await echo(server, tls_contexts[1])
 
 
 @pytest.mark.parametrize("kind", ["silent", "in a handshake"])
