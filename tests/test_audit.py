@@ -582,8 +582,11 @@ async def test_a_server_says_where_it_begins_and_ends(sink, audit):
 
 async def test_two_servers_may_share_a_trail(sink, audit):
     async with asyncdicom.serve("127.0.0.1", 0, audit=audit):
+        thread = sink._thread
         async with asyncdicom.serve("127.0.0.1", 0, audit=audit):
             pass
+        assert sink._thread is thread  # the first one's sinks were left as they are
+        assert thread.is_alive()
     assert [kind[1] for kind in sink.kinds()] == ["Application Start"] * 2 + ["Application Stop"] * 2
 
 
