@@ -67,8 +67,8 @@ class WorkerGroup(Server):
     """Processes that serve the same port; made by :func:`asyncdicom.serve`, with the face of one server.
 
     A worker that ends is replaced, after a pause that grows if that happens again soon; its associations are lost, and
-    what it did since its last report, half a second at most, is not counted. SIGINT and SIGTERM do nothing to workers,
-    as both are often sent to all processes of a service: it is the parent that ends them.
+    what it did since its last report, half a second at most, is not counted. SIGINT, SIGTERM and SIGHUP do nothing to
+    workers, as they are often sent to all processes of a service: it is the parent that ends them.
     """
 
     def __init__(  # of what one process has, only what is read from files
@@ -443,7 +443,7 @@ _NOT_READY: Final = (
     " 'if __name__ == \"__main__\":'"
 )
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = tuple(each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 
 
 def _spawn(sock: socket.socket, payload: bytes, share: int, *, uses_uvloop: bool) -> Any:

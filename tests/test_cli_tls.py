@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pty
 import select
@@ -6,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from certificates import DAY, PASSWORD, Certificates, load_key, write_key
@@ -336,13 +338,15 @@ def test_a_password_is_asked_for_on_a_terminal_and_not_shown(receiver, files, tr
 # Reading again
 
 
-def served_certificate(peer, files):
-    """The certificate that a server shows."""
+def served_certificates(peer, files, workers):
+    """The certificates that a server shows on a connection to each worker: the one with the fewest gets the next."""
     context = ssl.create_default_context(cafile=files.ca.file)
     context.check_hostname = False
     context.load_cert_chain(*files.client)
-    with socket.create_connection(peer, DEADLINE) as sock, context.wrap_socket(sock) as tls:
-        return tls.getpeercert(binary_form=True)
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(peer, DEADLINE)) for _ in range(workers)]
+        over_tls = [stack.enter_context(context.wrap_socket(each)) for each in connections]
+        return {each.getpeercert(binary_form=True) for each in over_tls}
 
 
 def as_der(pair):
@@ -360,16 +364,27 @@ def test_sighup_has_new_certificates_read(tmp_path, files, trust, workers):
     put(files.server)
     renewed = files.ca.issue(f"renewed-{workers}", valid=(-DAY, 2 * DAY))
     with Receiver(tmp_path / "received", "+tls", key, certificate, *trust, "--workers", workers) as receiver:
-        assert served_certificate(receiver.peer, files) == as_der(files.server)
         put(renewed)
-        assert served_certificate(receiver.peer, files) == as_der(files.server)
+        assert served_certificates(receiver.peer, files, workers) == {as_der(files.server)}
         receiver.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: served_certificate(receiver.peer, files) == as_der(renewed))
+        wait_until(lambda: served_certificates(receiver.peer, files, workers) == {as_der(renewed)})
         certificate.write_text("broken")
         receiver.process.send_signal(signal.SIGHUP)
-        assert served_certificate(receiver.peer, files) == as_der(renewed)
+        assert served_certificates(receiver.peer, files, workers) == {as_der(renewed)}
     assert "were read again" in receiver.errors
     assert "nothing is read again" in receiver.errors
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_sighup_to_all_processes_ends_no_worker(tmp_path, as_server, as_client):
+    with Receiver(tmp_path / "received", *as_server, "--workers", 2) as receiver:
+        pid = receiver.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (*map(int, children), pid):
+            os.kill(each, signal.SIGHUP)
+        assert [run_here("echoscu", *receiver.peer, *as_client).returncode for _ in range(4)] == [0] * 4
+    assert "another is started" not in receiver.errors
+    assert "were read again" in receiver.errors
 
 
 POLICY = """
