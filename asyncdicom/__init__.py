@@ -7,6 +7,7 @@ from .client import connect
 from .command import Category, Command, Priority, Status
 from .data_set import IncomingDataSet
 from .errors import (
+    AccessPolicyError,
     AssociationAborted,
     AssociationError,
     AssociationLost,
@@ -16,6 +17,8 @@ from .errors import (
     DataSetError,
     DicomError,
     FileFormatError,
+    IdentityConfigurationError,
+    IdentityRefused,
     LocalProtocolError,
     NoAcceptedContext,
     NoConnection,
@@ -48,12 +51,16 @@ from .requests import (
 from .uids import uid_of
 
 if TYPE_CHECKING:
+    from .access import AccessPolicy, Rule
+    from .identity import JWTVerifier, PasswordFile, User
     from .pool import AssociationPool, Backoff, ConnectOptions, send_instances
     from .retrieve import Destination
     from .sending import SendResult
     from .server import Server, Statistics, serve, storage_contexts
 
 __all__ = [
+    "AccessPolicy",
+    "AccessPolicyError",
     "Association",
     "AssociationAborted",
     "AssociationError",
@@ -78,8 +85,11 @@ __all__ = [
     "DicomError",
     "FileFormatError",
     "FileMeta",
+    "IdentityConfigurationError",
+    "IdentityRefused",
     "IncomingDataSet",
     "Instance",
+    "JWTVerifier",
     "LocalProtocolError",
     "NActionRequest",
     "NCreateRequest",
@@ -89,6 +99,7 @@ __all__ = [
     "NSetRequest",
     "NoAcceptedContext",
     "NoConnection",
+    "PasswordFile",
     "PoolTimeout",
     "PresentationContext",
     "Priority",
@@ -97,6 +108,7 @@ __all__ = [
     "Request",
     "Response",
     "Responses",
+    "Rule",
     "SendResult",
     "Server",
     "Service",
@@ -105,6 +117,7 @@ __all__ = [
     "StatusError",
     "TLSConfigurationError",
     "Timeouts",
+    "User",
     "UserIdentity",
     "__version__",
     "connect",
@@ -121,13 +134,18 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LATER = {
+    "AccessPolicy": "access",
     "AssociationPool": "pool",
     "Backoff": "pool",
     "ConnectOptions": "pool",
     "Destination": "retrieve",
+    "JWTVerifier": "identity",
+    "PasswordFile": "identity",
+    "Rule": "access",
     "SendResult": "sending",
     "Server": "server",
     "Statistics": "server",
+    "User": "identity",
     "send_instances": "pool",
     "serve": "server",
     "storage_contexts": "server",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -44,12 +45,16 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from .access import Admission
+    from .audit.trail import AssociationAudit
     from .operations import Response, Responses
     from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
     from .quirks import Quirks
     from .receive_buffer import Fragment
     from .requests import Handlers, Request
+    from .tls import PeerCertificate
+    from .transport import TLSInfo
     from .upper_layer import Indicated
 
 __all__ = ["Association", "Timeouts"]
@@ -93,6 +98,7 @@ class Association:
         quirks: Quirks = NO_QUIRKS,
         on_associate: Callable[[Association, Indicated], None],
         on_handled: Callable[[Request, Status | None], None] | None = None,
+        on_refused: Callable[[Association, Command, Status], None] | None = None,
         on_end: Callable[[Association], None] | None = None,
         on_close: Callable[[Association], None] | None = None,
     ) -> None:
@@ -102,6 +108,8 @@ class Association:
         self.calling_ae_title = ""
         self.peer_address = ""
         """IP address of the peer."""
+        self.proxy_address = ""
+        """IP address of the proxy through which it came, if that has said so (PROXY protocol)."""
         self.contexts: dict[int, PresentationContext] = {}
         """The accepted presentation contexts by ID."""
         self.peer_information: UserInformation | None = None
@@ -114,12 +122,17 @@ class Association:
         """Abstract syntaxes that were proposed and not accepted, with the peer's result (PS3.8 Table 9-18)."""
         self.user_identity: UserIdentity | None = None
         """Who the requestor says its user is (PS3.7 D.3.3.7), when it says so; checked by ``serve(user_identity=)``."""
+        self.user = ""
+        """The name of that user, as the check has verified it; empty if it did not name one."""
+        self._admission: Admission | None = None
+        """What the peer may do, where the server has an access policy."""
         self._quirks = quirks
         self._upper_layer = upper_layer
         self._pool = upper_layer.pool
         self._max_send_pdu_length = max_send_pdu_length
         self._fragment_size = 0
         self._on_associate = on_associate
+        self._on_refused = on_refused
         self._on_end = on_end
         self._on_close = on_close
         self._reader = MessageReader(self.contexts)
@@ -139,6 +152,8 @@ class Association:
         self._performer = Performer(self, handlers, on_handled)
         self._silence: asyncio.Future[None] | None = None
         """For whoever waits until nothing is in flight."""
+        self._audit: AssociationAudit | None = None
+        """What the audit trail, if there is one, is told of it."""
         self._release_requested = False
         self._release_due: float | None = None
         self._last_message = self._connection.now()
@@ -146,7 +161,10 @@ class Association:
     def __repr__(self) -> str:
         state = "established" if self.is_established else "over" if self._ended else "being negotiated"
         titles = f"{self.calling_ae_title!r} -> {self.called_ae_title!r}"  # text from the peer, so escaped
-        return f"<Association {titles} ({self.peer_address}), {state}>"
+        where = f"{self.peer_address} by {self.proxy_address}" if self.proxy_address else self.peer_address
+        if (certificate := self.peer_certificate) is not None:
+            where += f", {certificate.subject!r}, SHA-256 {certificate.sha256}"
+        return f"<Association {titles} ({where}), {state}>"
 
     # What a user asks and does
 
@@ -154,6 +172,24 @@ class Association:
     def is_established(self) -> bool:
         """Whether it can be used."""
         return self._is_established and self._upper_layer.state is State.STA6
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """Version and cipher suite; None without TLS."""
+        return self._connection.tls
+
+    @functools.cached_property
+    def peer_certificate(self) -> PeerCertificate | None:
+        """The peer's certificate, when the TLS context demanded and verified one."""
+        if (der := self._connection.peer_certificate()) is None:
+            return None
+        from .tls import certificate_of  # noqa: PLC0415 - brings cryptography, which takes its time
+
+        try:
+            return certificate_of(der)
+        except ValueError as error:
+            _log.warning("= the certificate of %s passes for none: %s", self.peer_address, error)
+            return None
 
     def accepted(self, sop_class_uid: str) -> list[PresentationContext]:
         """The presentation contexts on which this side may be SCU of a SOP class."""
@@ -206,10 +242,14 @@ class Association:
             move_originator_application_entity_title=move_originator_ae_title,
             move_originator_message_id=move_originator_message_id,
         )
-        response = await self._invoker.perform(
+        perform = self._invoker.perform(
             context, request, lambda: self._send_instance(context.id, request, instance), upcoming
         )
-        return self._quirks.judged(response.status)
+        if self._audit is not None:
+            status = await self._audit.sending(instance, move_originator_ae_title or "", perform)
+        else:
+            status = (await perform).status
+        return self._quirks.judged(status)
 
     def c_find(
         self,
@@ -764,6 +804,8 @@ class Association:
         self._ended = error
         if self._on_end is not None:
             self._on_end(self)
+        if self._audit is not None:
+            self._audit.ended()
         if not self._negotiated.done():
             self._negotiated.set_exception(error)
         self._invoker.end(error)

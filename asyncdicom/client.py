@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl as ssl_module
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from .association import Association, Timeouts, _finite
 from .errors import (
     AssociationAborted,
     AssociationError,
+    AssociationLost,
     AssociationRejected,
     AssociationTimeout,
     LocalProtocolError,
@@ -44,10 +46,10 @@ from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFIC
 from .upper_layer import Indication, UpperLayer
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
+    from .audit import AuditTrail
     from .presentation import ContextResult, ProposedContext
     from .requests import CStoreHandler, Handler, Service
     from .upper_layer import Indicated
@@ -78,6 +80,12 @@ def _pool_of(loop: asyncio.AbstractEventLoop) -> SlabPool:
 def _refused(proposed: Iterable[ProposedContext], results: Iterable[ContextResult]) -> dict[str, int]:
     syntaxes = {each.id: each.abstract_syntax for each in proposed}
     return {syntaxes[each.id]: each.result for each in results if each.result and each.id in syntaxes}
+
+
+def _describe(error: OSError) -> str:
+    from .tls import describe  # noqa: PLC0415 - seldom needed
+
+    return describe(error)
 
 
 def _offered(contexts: Proposal) -> list[Context]:
@@ -112,7 +120,8 @@ class connect:  # noqa: N801 - it is called like a function
 
     ``ssl`` and ``server_hostname`` mean what they mean in asyncio. ``max_pdu_length`` is the longest P-DATA-TF that
     this side announces to take, ``max_send_pdu_length`` the longest that it sends, in bytes; what the peer announces is
-    obeyed anyway. ``local_address`` is where the connection comes from.
+    obeyed anyway. ``local_address`` is where the connection comes from. ``audit`` is an
+    :class:`~asyncdicom.audit.AuditTrail` that is told of queries and transfers.
 
     Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
     LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected, AssociationAborted,
@@ -142,6 +151,7 @@ class connect:  # noqa: N801 - it is called like a function
         local_address: tuple[str, int] | None = None,
         implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
         implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
+        audit: AuditTrail | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -165,6 +175,7 @@ class connect:  # noqa: N801 - it is called like a function
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._local_address = local_address
+        self._audit = audit
         user_information = UserInformation(
             maximum_length=max_pdu_length,
             implementation_class_uid=implementation_class_uid,
@@ -228,6 +239,10 @@ class connect:  # noqa: N801 - it is called like a function
                 )
         except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
+            if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionResetError, BrokenPipeError)):
+                why = _describe(error)
+            if self._audit is not None and isinstance(error, ssl_module.SSLError):
+                self._audit.handshake_failed(self._host, why)
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)
@@ -244,10 +259,20 @@ class connect:  # noqa: N801 - it is called like a function
             association._abort_now()
             association._connection.kill()
             raise
-        except AssociationError:
+        except AssociationError as error:
             await association.abort()  # over already: this waits for the peer to close, not for long
+            if isinstance(error, AssociationLost) and self._ssl:
+                raise self._lost(error, association._connection.error, where) from association._connection.error
             raise
         return association
+
+    def _lost(self, error: AssociationLost, cause: Exception | None, where: str) -> AssociationError:
+        """With TLS 1.3, a server judges the client's certificate when that has its handshake behind it."""
+        if isinstance(cause, ssl_module.SSLError):
+            return NoConnection(f"no connection to {where}: {_describe(cause)}")
+        if getattr(self._ssl, "not_after", None) is None:
+            return AssociationLost(f"{error}; so does a server that requires a certificate of this side, and got none")
+        return error
 
     def _answered(self, association: Association, indicated: Indicated) -> None:
         """A-ASSOCIATE confirmation."""
@@ -268,6 +293,8 @@ class connect:  # noqa: N801 - it is called like a function
         )
         association._refused = _refused(self._proposed, answer.presentation_contexts)
         window = agreed_window(self._window, user.async_operations_window)
+        if self._audit is not None:
+            association._audit = self._audit.association_accepted(association, is_acceptor=False)
         try:
             association._established(
                 user,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbortReason",
     "AbortSource",
+    "AccessPolicyError",
     "AssociationAborted",
     "AssociationError",
     "AssociationLost",
@@ -24,6 +25,8 @@ __all__ = [
     "DataSetError",
     "DicomError",
     "FileFormatError",
+    "IdentityConfigurationError",
+    "IdentityRefused",
     "LocalProtocolError",
     "NoAcceptedContext",
     "NoConnection",
@@ -210,3 +213,18 @@ class StatusError(DicomError):
         super().__init__(str(status))
         self.status = status
         self.data_set = data_set
+
+
+class AccessPolicyError(DicomError, ValueError):
+    """An access policy has no meaning: names the file, the rule and the key."""
+
+
+class IdentityConfigurationError(DicomError, ValueError):
+    """What user identities are to be verified with cannot be used: a password file, or a key."""
+
+
+class IdentityRefused(DicomError):
+    """Raised by a check of user identities: the user is not who it says, or says nothing.
+
+    The text says why, for the log and the audit trail of this side; it never holds what the user sent.
+    """

@@ -99,7 +99,10 @@ class Invoker:
 
         async def begin() -> Operation:
             send = lambda: self._association._send_data(context.id, request, data)  # noqa: E731
-            return await self._begin(context, request, send, has_several=True)
+            operation = await self._begin(context, request, send, has_several=True)
+            if self._association._audit is not None and field is CommandField.C_FIND_RQ:
+                self._association._audit.queried(context, request, data, is_sent=True)
+            return operation
 
         return Responses(self, begin)
 

@@ -147,8 +147,8 @@ class UserInformation:
     extended: tuple[ExtendedNegotiation, ...] = ()
     common_extended: tuple[CommonExtendedNegotiation, ...] = ()
     user_identity: UserIdentity | None = None
-    user_identity_response: bytes | None = None
-    """The acceptor's answer to a user identity; None when there is none."""
+    user_identity_response: bytes | None = field(default=None, repr=False)
+    """The acceptor's answer to a user identity; None when there is none. It may be a ticket, so it is not shown."""
 
     def encode(self) -> bytes:
         """The item with its header; sub-items in ascending order, for receivers that expect one."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
+    from .access import Admission
     from .association import Association
     from .command import Command
     from .data_set import IncomingDataSet
@@ -104,6 +105,8 @@ class Performer:
         """Tasks that were told to look for a request and have not done it yet."""
         self._on_end: Callable[[], None] | None = None
         self._held = 0
+        self._slowed: asyncio.TimerHandle | None = None
+        """Set while nothing is read because of the rate of requests."""
 
     @property
     def is_busy(self) -> bool:
@@ -126,6 +129,8 @@ class Performer:
         self._incoming = self._refusal = None
         if command.message_id is None:
             raise ProtocolError(f"{command.message.name} without a Message ID cannot be answered")
+        if self._association._admission is not None:
+            self._slow_down(self._association._admission)
         handler = self._handlers.of_services.get(context.abstract_syntax, self._handlers.default).get(
             command.message.field
         )
@@ -149,6 +154,11 @@ class Performer:
     def _judge(self, context: PresentationContext, command: Command, handler: Handler | None) -> Status | None:
         """The status that answers a request at once, None for one that a handler shall have."""
         field = command.message.field
+        association = self._association
+        if association._admission is not None and (refusal := association._admission.rule.refusal(field)) is not None:
+            if association._on_refused is not None:
+                association._on_refused(association, command, refusal)
+            return refusal
         if field is CommandField.C_ECHO_RQ:
             return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
         if handler is None:
@@ -231,6 +241,8 @@ class Performer:
             self._incoming.fail(error)
         self._pool.holds_nothing(self._look_at_held)
         self._association._connection.resume_reading("data sets")
+        if self._slowed is not None:
+            self._go_on_reading()
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Have a function called when no task is left, which may be now: a handler is given time to clean up."""
@@ -263,6 +275,26 @@ class Performer:
     def _look_at_held(self) -> None:
         """See whether reading may go on."""
         self.held_changed(0)
+
+    # The rate of requests
+
+    def _slow_down(self, admission: Admission) -> None:
+        """Count a request, and read no more until the next one is due.
+
+        Rather than refuse it: a peer that is too fast waits, and loses nothing.
+        """
+        now = self._loop.time()
+        if (delay := admission.delay(now)) > 0:
+            if self._slowed is not None:
+                self._slowed.cancel()
+            self._association._connection.pause_reading("request rate")
+            self._slowed = self._loop.call_at(now + delay, self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        assert self._slowed is not None
+        self._slowed.cancel()
+        self._slowed = None
+        self._association._connection.resume_reading("request rate")
 
     # The tasks
 
@@ -308,6 +340,8 @@ class Performer:
                 self._running -= 1
                 if self._on_handled is not None:
                     self._on_handled(request, answered)
+                if association._audit is not None:
+                    association._audit.handled(request, answered)
                 del request, handler  # which hold on to whatever an exception of the handler has seen
             if self._waiting:
                 await asyncio.sleep(0)
@@ -333,6 +367,8 @@ class Performer:
     async def _store(self, request: Request, handler: Handler) -> Status | None:
         """Call a C-STORE handler, and answer; returns with what, None if the association has ended."""
         assert request.incoming is not None
+        if self._association._audit is not None:
+            await self._association._audit.store_begins(request)
         try:
             status = await _called(handler, request)
             if not isinstance(status, Status):
@@ -372,6 +408,8 @@ class Performer:
                 await self._gather(request, request.incoming)
             field = request.command.message.field
             if field is CommandField.C_FIND_RQ:
+                if self._association._audit is not None:
+                    self._association._audit.queried(request.context, request.command, request.data, is_sent=False)
                 status = await self._find(request, handler)
             elif field in _CANCELLABLE:
                 report = functools.partial(self._send, request, Status.PENDING, b"")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from .association import Association
+    from .audit import AuditTrail
     from .command import Status
     from .pdu import UserIdentity
     from .quirks import Quirks
@@ -96,6 +97,7 @@ class ConnectOptions(TypedDict, total=False):
     local_address: tuple[str, int] | None
     implementation_class_uid: str
     implementation_version_name: str
+    audit: AuditTrail | None
 
 
 class AssociationPool:

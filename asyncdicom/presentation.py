@@ -164,6 +164,18 @@ class Negotiated(NamedTuple):
     contexts: dict[int, PresentationContext]
     extended: tuple[ExtendedNegotiation, ...] = ()
 
+    def restricted(self, permits: Callable[[str], bool]) -> Negotiated:
+        """With the user's rejection of what was accepted for abstract syntaxes that are not permitted."""
+        refused = {each.id for each in self.contexts.values() if not permits(each.abstract_syntax)}
+        if not refused:
+            return self
+        return Negotiated(
+            tuple(each._replace(result=Result.USER_REJECTION) if each.id in refused else each for each in self.results),
+            tuple(each for each in self.roles if permits(each.sop_class_uid)),
+            {id_: context for id_, context in self.contexts.items() if id_ not in refused},
+            tuple(each for each in self.extended if permits(each.sop_class_uid)),
+        )
+
 
 def accept_contexts(
     proposed: Iterable[ProposedContext],

@@ -141,6 +141,7 @@ class Retriever:
             "called_ae_title": request.destination,
             "calling_ae_title": request.called_ae_title,
             "timeouts": request.association.timeouts,
+            "audit": request.association._audit.trail if request.association._audit is not None else None,
             **destination.options,
         }
         async with AssociationPool(

@@ -14,10 +14,13 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from .access import AccessPolicy, Limits, Refusal
 from .association import Association, Timeouts, _finite
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .command import Category
-from .errors import AssociationAborted, AssociationReleased, LocalProtocolError, describe_rejection
+from .door import BACKLOG, Acceptor, Door, Visitor, can_watch, listening_sockets, networks_of
+from .errors import AssociationAborted, AssociationReleased, IdentityRefused, LocalProtocolError, describe_rejection
+from .identity import User
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
 from .presentation import (
     STORAGE_TRANSFER_SYNTAXES,
@@ -29,6 +32,7 @@ from .presentation import (
     as_contexts,
 )
 from .receive_buffer import MEMORY_LIMIT, SlabPool
+from .reloading import Reloadable
 from .requests import CStoreRequest, Handlers
 from .retrieve import Retriever
 from .transport import set_options
@@ -48,28 +52,29 @@ from .uids import (
 from .upper_layer import State, UpperLayer
 
 if TYPE_CHECKING:
+    import socket
     import ssl as ssl_module
     from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
-    from .command import Status
+    from .access import Admission
+    from .audit import AuditTrail
+    from .command import Command, Status
+    from .door import Network
     from .pdu import UserIdentity
     from .presentation import Negotiated
     from .requests import CStoreHandler, Handler, Request, Service
     from .retrieve import MoveDestinations
     from .upper_layer import Indicated
 
-    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[bool | bytes | None]]
+    IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[User | bool | bytes | None]]
 
-__all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
+__all__ = ["Server", "Statistics", "serve", "storage_contexts"]
 
 _log = logging.getLogger("asyncdicom")
 
 _MAX_PENDING = 1000
 """Connections that have not sent an association request; beyond it the oldest is dropped for the newest."""
-
-BACKLOG = 1024
-"""Connections that may wait to be accepted."""
 
 
 def storage_contexts(transfer_syntaxes: Iterable[str] = STORAGE_TRANSFER_SYNTAXES) -> list[Context]:
@@ -102,7 +107,7 @@ class Statistics:
         return Statistics(*(mine + its for mine, its in pairs))
 
 
-class Server:
+class Server(Reloadable):
     """A running server; made by :func:`serve`."""
 
     def __init__(
@@ -120,7 +125,13 @@ class Server:
         max_pdu_length: int,
         max_send_pdu_length: int,
         require_context: bool,
+        access: AccessPolicy | None,
+        processes: int,
+        ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
+        proxies: Sequence[Network] = (),
+        audit: AuditTrail | None = None,
     ) -> None:
+        super().__init__(ssl=ssl)
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._ae_titles = _titles(ae_title)
         self._calling_ae_titles = _titles(calling_ae_titles)
@@ -133,9 +144,12 @@ class Server:
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
+        self._access = access
+        self._limits = Limits(processes)
+        self._audit = audit
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
-        self._pending: dict[Association, None] = {}
-        """Connections without an association, not yet or no more, the oldest first."""
+        self._pending: dict[Association | Visitor, Callable[[], None]] = {}
+        """Connections without an association, not yet or no more, the oldest first; and how to close them at once."""
         self._associations: dict[Association, None] = {}
         self._statistics = Statistics()
         self._checks: dict[Association, asyncio.Task[None]] = {}
@@ -143,7 +157,17 @@ class Server:
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | Acceptor | None = None
+        self._proxies = proxies
+        self._door = Door(
+            make_protocol=self._make_connection,
+            entered=lambda visitor: self._enter(visitor, visitor.end),
+            left=self._gone,
+            refused=self._turn_away,
+            context=lambda: self._ssl,
+            proxies=proxies,
+            timeout=timeouts.acse,
+        )
 
     @property
     def associations(self) -> tuple[Association, ...]:
@@ -171,6 +195,18 @@ class Server:
         """The port that it listens on; useful when 0 was asked for."""
         return self.addresses[0][1]
 
+    @property
+    def access(self) -> AccessPolicy | None:
+        """The access policy by which associations are judged that begin now."""
+        return self._access  # type: ignore[no-any-return]
+
+    def replace_access(self, policy: AccessPolicy) -> None:
+        """Judge what begins from now on by another access policy.
+
+        Running associations keep theirs; what rules have counted goes on under their names.
+        """
+        self._access = policy
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed. Cancellation only ends the waiting.
 
@@ -187,9 +223,10 @@ class Server:
             self._listener.close()
         if not self._closing.done():
             self._closing.set_result(None)
-        for association in tuple(self._pending):
-            if association._connection.upper_layer.state in (State.STA2, State.STA3):
-                association._connection.kill()
+        self._end_reloading()
+        for each, kill in tuple(self._pending.items()):
+            if not isinstance(each, Association) or each._connection.upper_layer.state in (State.STA2, State.STA3):
+                kill()
         for task in self._checks.values():
             task.cancel()
         try:
@@ -198,9 +235,12 @@ class Server:
                 association._abort_now()
             await self._wait_until(lambda: not self._pending, _ABORT_TIME)
         finally:
-            for association in (*self._pending, *self._associations):
-                association._connection.kill()
-        await self._wait_until(lambda: not self._pending, _ABORT_TIME)
+            for kill in (*self._pending.values(), *(each._connection.kill for each in self._associations)):
+                kill()
+        await self._wait_until(lambda: not self._pending and not self._door.tasks, _ABORT_TIME)
+        audit, self._audit = self._audit, None
+        if audit is not None:
+            await audit.application_stopped(self._ae_titles or ())
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -216,9 +256,22 @@ class Server:
             if not change.done():
                 change.set_result(None)
 
+    def _audit_start(self) -> None:
+        """It serves now."""
+        if self._audit is not None:
+            self._audit.application_started(self._ae_titles or ())
+
     # Connections
 
-    def _make_connection(self) -> asyncio.BufferedProtocol:
+    def _enter(self, connection: Association | Visitor, kill: Callable[[], None]) -> None:
+        """One more without an association."""
+        self._pending[connection] = kill
+        if len(self._pending) > _MAX_PENDING:
+            oldest = next(iter(self._pending))
+            _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
+            self._pending.pop(oldest)()
+
+    def _make_connection(self, visitor: Visitor | None = None) -> asyncio.BufferedProtocol:
         """The protocol of a new connection: state Sta2, ARTIM running, nothing else."""
         upper_layer = UpperLayer(
             requestor=False,
@@ -234,18 +287,23 @@ class Server:
             handlers=self._handlers,
             on_associate=self._associate,
             on_handled=self._handled,
+            on_refused=self._refused,
             on_end=self._ended,
             on_close=self._gone,
         )
-        self._pending[association] = None
-        if len(self._pending) > _MAX_PENDING:
-            oldest = next(iter(self._pending))
-            _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
-            del self._pending[oldest]
-            oldest._connection.kill()
-        upper_layer.transport_opened(asyncio.get_running_loop().time())
+        opened = association._connection.now()
+        if visitor is not None:
+            self._pending.pop(visitor, None)
+            opened = visitor.arrived
+            association._connection.origin, association.proxy_address = visitor.address, visitor.proxy_address
+        self._enter(association, association._connection.kill)
+        upper_layer.transport_opened(opened)
         association._connection.wake_at(upper_layer.deadline or 0.0)
         return association._connection
+
+    def _turn_away(self, visitor: Visitor, why: str) -> None:
+        """A connection is closed before it has sent an association request."""
+        _log.warning("= closing the connection from %s: %s", visitor.address, why)
 
     @property
     def _has_place(self) -> bool:
@@ -272,44 +330,57 @@ class Server:
         user = request.user_information
         association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
-        if rejection := self._refuse(request, accepted=bool(negotiated.contexts)):
-            self._reject_association(association, rejection)
+        access = self._access  # by which all of it is judged, whatever comes meanwhile
+        refusal = self._refuse(request, accepted=bool(negotiated.contexts))
+        if refusal is None and access is not None and self._check_identity is not None:
+            judged = access.judge(association, user_known=False)  # who cannot be admitted need not be checked
+            refusal = judged if isinstance(judged, Refusal) else None
+        if refusal is not None:
+            self._reject_association(association, *refusal)
         elif self._check_identity is not None:
-            task = asyncio.create_task(self._check(association, request, negotiated, user.user_identity))
+            task = asyncio.create_task(self._check(association, request, negotiated, access))
             self._checks[association] = task
             task.add_done_callback(lambda task: self._checked(association, task))
         else:
-            self._accept_association(association, request, negotiated)
+            self._admit_association(association, request, negotiated, access)
 
     async def _check(
-        self, association: Association, request: AssociateRQ, negotiated: Negotiated, identity: UserIdentity | None
+        self, association: Association, request: AssociateRQ, negotiated: Negotiated, access: AccessPolicy | None
     ) -> None:
         """Ask whether the user is who it says (PS3.7 D.3.3.7), and go on."""
         assert self._check_identity is not None
-        rejection: AssociateRJ | None = AssociateRJ(1, 1, 1)
+        identity = association.user_identity
+        refusal: Refusal | None = None
         response: bytes | None = None
         try:
             async with asyncio.timeout(_finite(self._timeouts.acse)):
-                answer = await self._check_identity(identity, association)
-            if answer is True or isinstance(answer, bytes):
-                rejection = None
-                if identity is not None and identity.positive_response_requested:
-                    response = b"" if answer is True else answer
-            elif answer is not False and answer is not None:
-                raise TypeError(f"the check of a user identity returned {type(answer).__name__}, not a bool or bytes")
+                answer: object = await self._check_identity(identity, association)
+            if isinstance(answer, User):
+                association.user, answer = answer.name, answer.response
+            if answer is False or answer is None:
+                refusal = Refusal(_NO_REASON, "the user identity was not confirmed")
+            elif answer is not True and not isinstance(answer, bytes):
+                kind = type(answer).__name__
+                raise TypeError(f"the check of a user identity returned {kind}, not a bool or bytes, and no User")
+            elif identity is not None and identity.positive_response_requested:
+                response = answer if isinstance(answer, bytes) else b""
         except TimeoutError:
-            _log.warning("= the identity of a user of %r was not checked in time", association)
-            rejection = AssociateRJ(2, 3, 1)
+            refusal = Refusal(AssociateRJ(2, 3, 1), "the user identity was not checked in time")
+        except IdentityRefused as error:
+            refusal = Refusal(_NO_REASON, str(error))
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
+            refusal = Refusal(_NO_REASON, "checking the user identity failed")
         if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
-        if rejection is None and (not self._has_place or self._closing.done()):
-            rejection = AssociateRJ(2, 3, 2)
-        if rejection is not None:
-            self._reject_association(association, rejection)
+        if self._audit is not None and identity is not None:
+            self._audit.user_authenticated(association, error=refusal.why if refusal is not None else "")
+        if refusal is None and (not self._has_place or self._closing.done()):
+            refusal = Refusal(AssociateRJ(2, 3, 2), f"{len(self._associations)} associations")
+        if refusal is not None:
+            self._reject_association(association, *refusal)
         else:
-            self._accept_association(association, request, negotiated, response)
+            self._admit_association(association, request, negotiated, access, response)
 
     def _checked(self, association: Association, task: asyncio.Task[None]) -> None:
         """A check is over; one that did not say how it goes on leaves nothing to be done but close."""
@@ -319,10 +390,39 @@ class Server:
         if association._connection.upper_layer.state is State.STA3:
             association._connection.kill()
 
-    def _reject_association(self, association: Association, rejection: AssociateRJ) -> None:
+    def _admit_association(
+        self,
+        association: Association,
+        request: AssociateRQ,
+        negotiated: Negotiated,
+        access: AccessPolicy | None,
+        identity_response: bytes | None = None,
+    ) -> None:
+        """Judge it by the access policy, now that the user is known, and answer."""
+        admitted: Admission | Refusal | None = None
+        if access is not None:
+            judged = access.judge(association)
+            if isinstance(judged, Refusal):
+                admitted = judged
+            else:
+                negotiated = negotiated.restricted(judged.permits)
+                if self._require_context and not negotiated.contexts:
+                    admitted = Refusal(_NO_REASON, f"rule {judged.name!r} allows none of the SOP classes")
+                else:
+                    admitted = self._limits.admit(judged, association._connection.now())
+        if isinstance(admitted, Refusal):
+            self._reject_association(association, *admitted)
+        else:
+            association._admission = admitted
+            self._accept_association(association, request, negotiated, identity_response)
+
+    def _reject_association(self, association: Association, rejection: AssociateRJ, why: str = "") -> None:
+        """Every refusal of an association passes here, with the reason in words, but those for want of a place."""
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
-        _log.warning("> A-ASSOCIATE-RJ to %r: %s", association, words)
+        _log.warning("> A-ASSOCIATE-RJ to %r: %s%s", association, words, why and f"; {why}")
+        if self._audit is not None:
+            self._audit.association_refused(association, f"{words}{why and f'; {why}'}")
         association._connection.upper_layer.reject(rejection, association._connection.now())
         association._connection.flush()
 
@@ -352,7 +452,12 @@ class Server:
         association._connection.upper_layer.accept(answer, association._connection.now())
         self._pending.pop(association, None)
         self._associations[association] = None
+        if association._admission is not None:
+            association._admission.enter()
         self._statistics.accepted += 1
+        if self._audit is not None:
+            association._audit = self._audit.association_accepted(association, is_acceptor=True)
+            association._audit.has_user = self._check_identity is not None and user.user_identity is not None
         own_window = AsyncOperationsWindow(window.performed, window.invoked)
         try:
             association._established(
@@ -367,17 +472,22 @@ class Server:
         _log.debug("= established: %r", association)
         association._connection.flush()
 
-    def _refuse(self, request: AssociateRQ, *, accepted: bool) -> AssociateRJ | None:
+    def _refuse(self, request: AssociateRQ, *, accepted: bool) -> Refusal | None:
         """The service user's judgement of a request (PS3.8 Table 9-21)."""
         if request.application_context != APPLICATION_CONTEXT:
-            return AssociateRJ(1, 1, 2)
+            return Refusal(AssociateRJ(1, 1, 2), f"application context {request.application_context!r}")
         if self._ae_titles is not None and request.called_ae_title not in self._ae_titles:
-            return AssociateRJ(1, 1, 7)
+            return Refusal(AssociateRJ(1, 1, 7), "nobody here has this called AE title")
         if self._calling_ae_titles is not None and request.calling_ae_title not in self._calling_ae_titles:
-            return AssociateRJ(1, 1, 3)
+            return Refusal(AssociateRJ(1, 1, 3), "this calling AE title is none of those that may call")
         if not request.presentation_contexts or (self._require_context and not accepted):
-            return AssociateRJ(1, 1, 1)
+            return Refusal(_NO_REASON, "no presentation context can be accepted")
         return None
+
+    def _refused(self, association: Association, request: Command, status: Status) -> None:
+        """A request is answered with a status as its service is not allowed on the association."""
+        name = request.message.name.removesuffix("-RQ")
+        _log.warning("> %04XH to %r: %s is not allowed", status, association, name)
 
     def _handled(self, request: Request, answer: Status | None) -> None:
         """A handler is done with a request, and this is what the peer was told."""
@@ -396,11 +506,13 @@ class Server:
         if association in self._associations:
             self._statistics.aborted += not isinstance(association._ended, AssociationReleased)
             del self._associations[association]
-            self._pending[association] = None
+            if association._admission is not None:
+                association._admission.leave()
+            self._pending[association] = association._connection.kill
             self._changed()
 
-    def _gone(self, association: Association) -> None:
-        self._pending.pop(association, None)
+    def _gone(self, connection: Association | Visitor) -> None:
+        self._pending.pop(connection, None)
         self._changed()
 
 
@@ -417,6 +529,8 @@ _MODELS = {
     "c_move": (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE),
 }
 """What is accepted for a handler unless contexts are given."""
+
+_NO_REASON = AssociateRJ(1, 1, 1)
 
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""
@@ -465,7 +579,9 @@ class serve:  # noqa: N801 - it is called like a function
 
     ``user_identity`` is a coroutine function that is asked about the user identity in each association request (PS3.7
     D.3.3.7), None if there is none, and the :class:`Association` to be: it returns whether it is accepted, or what to
-    answer to it as bytes. False, None and an exception reject the association. Without it identities are not looked at.
+    answer to it as bytes, or a :class:`~asyncdicom.identity.User`, which is both and names the user. False, None and an
+    exception reject the association; an :class:`~asyncdicom.errors.IdentityRefused` says why. Without it identities are
+    not looked at. :mod:`asyncdicom.identity` has such functions for password files and JSON web tokens.
 
     ``contexts`` are the supported presentation contexts beside those of the services; by default Verification, and with
     a C-STORE or C-GET handler every storage SOP class with every transfer syntax, for C-GET in the role of the SCU;
@@ -484,14 +600,29 @@ class serve:  # noqa: N801 - it is called like a function
     they are refused, except those of 64 KiB and less. Raises ValueError for less than 16 MiB, or 2,560 bytes for each
     association.
 
-    ``ssl`` is a context, or a function that makes one.
+    ``ssl`` is a context, of :func:`~asyncdicom.tls.server_context` or Python's own, or a function that makes one. What
+    begins otherwise than TLS on such a port is named in the log and closed at once. New connections get a new context
+    after :meth:`Server.reload_tls`. Each ``reload_interval`` seconds the files are looked at from which it was read,
+    those of the other options too, and what has changed is read again, while the server runs; 0 for never.
+
+    ``proxies`` are the networks ("10.0.0.0/8") and addresses of load balancers: from these, and from nobody else, a
+    header of the PROXY protocol is demanded and believed, version 1 or 2. ``peer_address`` is then the client's, and
+    :attr:`Association.proxy_address` the load balancer's. ValueError is raised for what is no network.
 
     ``workers`` is the number of processes that share the work; more than one gives a :class:`WorkerGroup`. Each of them
     imports what it needs, so the handler has to be a function at the top level of a module (or a method of an object
-    that can be pickled, or a ``functools.partial``), ``ssl`` a function, and the program's own start has to stand below
-    ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` and
-    ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which may be a coroutine function, is
-    called in each process before it serves.
+    that can be pickled, or a ``functools.partial``), ``ssl`` one too, or what ``server_context`` has made, and the
+    program's own start has to stand below ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is
+    raised. ``max_associations`` and ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which
+    may be a coroutine function, is called in each process before it serves.
+
+    ``access`` is an :class:`~asyncdicom.access.AccessPolicy`, or the path of its TOML file: who may have an
+    association, and what may be done on it. It is judged beside ``ae_title`` and ``calling_ae_titles``, and once the
+    user is checked; who would be refused whatever the user is, is not checked. Each association keeps the policy with
+    which it began. Raises AccessPolicyError for a file that cannot be used.
+
+    ``audit`` is an :class:`~asyncdicom.audit.AuditTrail`: where it begins and ends to serve, who was refused or logged
+    in, queries and transfers are reported as audit messages (PS3.15 A.5).
     """
 
     def __init__(
@@ -529,6 +660,10 @@ class serve:  # noqa: N801 - it is called like a function
         reuse_port: bool | None = None,
         workers: int | None = None,
         initializer: Callable[[], object] | None = None,
+        proxies: str | Iterable[str] = (),
+        reload_interval: float = 60.0,
+        access: AccessPolicy | str | os.PathLike[str] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"{workers} workers cannot serve")
@@ -547,7 +682,12 @@ class serve:  # noqa: N801 - it is called like a function
             "n_delete": n_delete,
         }
         services = tuple(services)
-        self._shared: dict[str, object] = {**handlers, "services": services, "user_identity": user_identity}
+        self._shared: dict[str, object] = {
+            **handlers,
+            "services": services,
+            "user_identity": user_identity,
+            "audit": audit,
+        }
         """What workers need too."""
         served = [(as_contexts(service.contexts), _retrieving(service, move_destinations)) for service in services]
         supported = [each for its, _ in served for each in its]
@@ -590,7 +730,12 @@ class serve:  # noqa: N801 - it is called like a function
             "max_pdu_length": max_pdu_length,
             "max_send_pdu_length": max_send_pdu_length,
             "require_context": require_context,
+            "proxies": networks_of(proxies),
+            "access": AccessPolicy.from_toml(access) if isinstance(access, (str, os.PathLike)) else access,
+            "processes": count,
+            "audit": audit,
         }
+        self._reload_interval = reload_interval
         self._server: Server | None = None
 
     def __await__(self) -> Generator[object, None, Server]:
@@ -612,17 +757,32 @@ class serve:  # noqa: N801 - it is called like a function
 
             return await WorkerGroup._start(self)
         await self._initialize()
-        server = Server(**self._options)  # type: ignore[arg-type]
-        server._listener = await self._listen(
-            server._make_connection,
-            ssl=self._ssl() if callable(self._ssl) else self._ssl,
-            ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
-        )
+        server = Server(ssl=self._ssl, **self._options)  # type: ignore[arg-type]
+        if server._ssl is None and not server._proxies:
+            server._listener = await self._listen(server._make_connection)
+        elif not can_watch(asyncio.get_running_loop()):
+            server._listener = await self._listen_for_tls(server)
+        else:
+            server._listener = Acceptor(await self._sockets(), server._door.admit)
+            server._listener.start()
+        server._begin_reloading(self._reload_interval)
+        server._audit_start()
         return server
 
     async def _initialize(self) -> None:
         if self._initializer is not None and inspect.isawaitable(done := self._initializer()):
             await done
+
+    async def _listen_for_tls(self, server: Server) -> asyncio.Server:
+        """As the event loop does it, where sockets cannot be watched."""
+        if server._proxies:
+            raise NotImplementedError("proxies need an event loop with add_reader, on Windows the SelectorEventLoop")
+        server._keeps_tls = True
+        return await self._listen(server._make_connection, ssl=server._ssl, ssl_handshake_timeout=self._timeouts.acse)
+
+    async def _sockets(self) -> list[socket.socket]:
+        """Listening ones, as the event loop makes them."""
+        return listening_sockets(await self._listen(asyncio.Protocol, start_serving=False))
 
     async def _listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
         listener = await asyncio.get_running_loop().create_server(

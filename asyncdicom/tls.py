@@ -23,7 +23,7 @@ from pathlib import Path
 from ssl import TLSVersion
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from .errors import TLSConfigurationError
 
@@ -220,6 +220,22 @@ def profile_of(name: str | Profile) -> Profile:
 # Contexts
 
 
+class _Object(ssl.SSLObject):
+    """Keeps what OpenSSL has to tell the peer when a handshake fails, which asyncio and uvloop never send."""
+
+    outgoing: ssl.MemoryBIO
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            error.alert = self.outgoing.read()  # type: ignore[attr-defined]
+            self.outgoing.write(error.alert)  # type: ignore[attr-defined]
+            raise
+
+
 class Context(ssl.SSLContext):
     """A context that knows its profile and its files; :func:`server_context` and :func:`client_context` make it.
 
@@ -233,6 +249,15 @@ class Context(ssl.SSLContext):
     """When the first of its own certificates expires (UTC); None if it has none."""
     _make: functools.partial[Context]
     """How it was made."""
+
+    sslobject_class = _Object
+
+    def wrap_bio(  # noqa: D102 - ssl's, whose objects give errors of handshakes the alert for the peer
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any
+    ) -> ssl.SSLObject:
+        made = super().wrap_bio(incoming, outgoing, *args, **options)
+        cast(_Object, made).outgoing = outgoing
+        return made
 
     def remade(self) -> Context:
         """A new context from the same arguments, for which all files are read again. This one stays as it is.

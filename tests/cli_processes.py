@@ -1,6 +1,9 @@
 """The command-line tools as processes, and files for them to send."""
 
 import asyncio
+import contextlib
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +12,7 @@ import time
 from pathlib import Path
 
 import asyncdicom
+from asyncdicom.cli import main
 from asyncdicom.elements import explicit_element, pad_text, pad_uid
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -25,6 +29,20 @@ def run(*words, **options):
     """A tool's whole run."""
     options = {"capture_output": True, "text": True, "timeout": DEADLINE, "env": ENVIRONMENT, **options}
     return subprocess.run([*COMMAND, *map(str, words)], check=False, **options)
+
+
+def run_here(*words):
+    """A tool's whole run in this process, which takes a tenth of the time."""
+    loggers = [logging.getLogger(name) for name in ("asyncdicom", "asyncio", "asyncdicom.cli")]
+    before = [(each, each.handlers, each.level, each.propagate) for each in loggers]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = main(list(map(str, words)))
+        finally:
+            for logger, handlers, level, propagates in before:
+                logger.handlers, logger.propagate = handlers, propagates
+                logger.setLevel(level)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def start(*words):

@@ -23,6 +23,9 @@ SERVICES = _load("services.json")
 ATTRIBUTES = _load("attributes.json")
 """PS3.4: what steps have to have, Tables F.7.2-1 and CC.2.5-3."""
 
+AUDIT = _load("audit.json")
+"""PS3.15 A.5: the schema of audit messages, and what each kind of them has."""
+
 TLS_PROFILES = _load("tls_profiles.json")
 """PS3.15 annex B: what the profiles require and permit of TLS."""
 

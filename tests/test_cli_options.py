@@ -42,6 +42,8 @@ VALUES = {
     "QUIRK": "never-cancel",
     "TAG": "0008,0060",
     "CLASS,UID": "CTImageStorage,1.2.3",
+    "NETWORK": "10.0.0.0/8",
+    "TRANSPORT:HOST:PORT": "udp:localhost:514",
 }
 """A good word for each name that a value has in the help; others are any text."""
 

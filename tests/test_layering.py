@@ -8,6 +8,7 @@ import asyncdicom
 PACKAGE = Path(asyncdicom.__file__).parent
 LAYERS = (
     "errors",
+    "first_bytes",
     "uids",
     "elements",
     "presentation",
@@ -17,6 +18,7 @@ LAYERS = (
     "receive_buffer",
     "upper_layer",
     "dimse",
+    "audit/messages",
 )
 """Above the waterline, each may import what stands before it."""
 STRANGERS = {

@@ -31,6 +31,7 @@ TOOLS: Final = {
     "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
     "stgcmtscu": "ask whether instances are safe, and wait for the report (N-ACTION)",
     "certs": "make a CA, a server's and a client's certificate for tests and labs",
+    "passwd": "set a user's password in a password file",
     "demo": "send real and large files to a server of its own, and compare what arrives",
 }
 """The tools, each in a module of its name with a function ``main(argv) -> exit code``."""

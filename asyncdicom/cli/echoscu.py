@@ -13,8 +13,9 @@ from .console import say
 from .exit_codes import ExitCode, ToolError
 from .options import Group, Tool, UsageError, value
 from .peer import parse_peer
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, number, run_tool
 from .syntaxes import PROPOSED_UNCOMPRESSED
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,10 +49,11 @@ TOOL: Final = Tool(
             ),
         ),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "Options may stand anywhere on the command line. Exit codes: 0 the peer answered, 1 wrong command line, 60 no "
-    "connection, 61 rejected, 62 a failure status, 65 verification was not accepted, 70 aborted, lost or timed out.",
+    "connection, 61 rejected, 62 a failure status, 65 verification was not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

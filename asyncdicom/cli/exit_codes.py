@@ -10,17 +10,21 @@ from __future__ import annotations
 import enum
 import errno
 import socket
+import ssl
 from typing import Final, NamedTuple
 
 from asyncdicom.errors import (
+    AccessPolicyError,
     AssociationAborted,
     AssociationError,
     AssociationRejected,
     AssociationTimeout,
     FileFormatError,
+    IdentityConfigurationError,
     LocalProtocolError,
     NoAcceptedContext,
     NoConnection,
+    TLSConfigurationError,
 )
 
 __all__ = ["ExitCode", "Failure", "ToolError", "explain", "explain_connecting"]
@@ -53,12 +57,16 @@ class ExitCode(enum.IntEnum):
     """The port cannot be listened on."""
     NO_CONTEXT = 65
     """No presentation context that would do was accepted."""
+    CONFIGURATION = 66
+    """A file that says who may do what cannot be used; DCMTK's EXITCODE_INVALID_ASSOCIATION_CONFIG."""
     RETRIEVE_WARNING = 68
     """Not all that was to be retrieved was; movescu's EXITCODE_CMOVE_WARNING."""
     RETRIEVE_FAILED = 69
     """The peer answered a retrieval with a failure status; movescu's EXITCODE_CMOVE_ERROR."""
     ABORTED = 70
     """The association was aborted, lost, or timed out."""
+    TLS = 71
+    """TLS cannot be set up, or there was no agreement on it; DCMTK's EXITCODE_CANNOT_CREATE_TRANSPORT_LAYER."""
     INTERRUPTED = 130
     """Ended by Ctrl-C or SIGTERM; the shell's code for it."""
     INTERNAL = 99
@@ -83,6 +91,9 @@ class Failure(NamedTuple):
 
 
 _PLAIN: Final[tuple[tuple[type[BaseException], ExitCode, str], ...]] = (
+    (TLSConfigurationError, ExitCode.TLS, ""),
+    (AccessPolicyError, ExitCode.CONFIGURATION, ""),
+    (IdentityConfigurationError, ExitCode.CONFIGURATION, ""),
     (AssociationRejected, ExitCode.NEGOTIATION, ""),
     (AssociationAborted, ExitCode.ABORTED, "the peer's log may say why; -d shows what was said until then"),
     (AssociationTimeout, ExitCode.ABORTED, "-ta and -td set how long to wait"),
@@ -110,6 +121,8 @@ def explain(error: BaseException) -> Failure:
 def explain_connecting(error: BaseException) -> Failure:
     """What an error of ``connect()`` means: there the same exceptions tell of the connection and of the negotiation."""
     if isinstance(error, NoConnection):
+        if isinstance(error.__cause__, ssl.SSLError):
+            return Failure(ExitCode.TLS, str(error))  # what to try is there
         return Failure(ExitCode.NETWORK, str(error), _connection_hint(error.__cause__))
     if isinstance(error, AssociationTimeout):
         return Failure(ExitCode.NEGOTIATION, str(error), "is it a DICOM port? -ta sets how long to wait")

@@ -14,8 +14,9 @@ from .peer import parse_peer
 from .query import KEYS, MODELS, WORKLIST, QueryOptions, cancel, identifiers, sop_class
 from .receiving import check_folder
 from .results import Extraction, results
-from .shared import LOGGING, LOOP, PEER, TLS, associate, number, run_tool
+from .shared import LOGGING, LOOP, PEER, associate, number, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,13 +80,14 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "Matches come as they are found: in a table with a column per key on a terminal, otherwise as lines of KEY=VALUE "
     "with an empty line after each match. What is said of them goes to stderr. Several query files are several "
     "queries; -k sets keys in each.\n\n"
     "Exit codes: 0 it was looked up, 1 wrong command line, 40 and 45 files cannot be written, 60 no connection, "
-    "61 rejected, 62 a failure status, 65 the information model was not accepted, 70 aborted, lost or timed out.",
+    "61 rejected, 62 a failure status, 65 the information model was not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

@@ -20,8 +20,9 @@ from .peer import parse_peer
 from .query import JSON, KEYS, MODELS, QueryOptions, cancel, identifiers, sop_class
 from .receiving import AS_RECEIVED, FILES, Files, FilesOptions
 from .retrieving import Receiver, RetrieveSummary, retrieve
-from .shared import LOGGING, LOOP, PEER, TLS, associate, run_tool
+from .shared import LOGGING, LOOP, PEER, associate, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES, RECEIVED
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +78,7 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes of identifiers", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "What is retrieved is what the keys name, such as one study: -S -L STUDY -k StudyInstanceUID=1.2.3. Instances are "
     "written as they come. Without --sop-class the 127 usual storage SOP classes are proposed in explicit and implicit "
@@ -85,7 +86,8 @@ TOOL: Final = Tool(
     "context of its own, so that the peer can send every instance as it has it: --sop-class CTImageStorage +xa.\n\n"
     "Exit codes: 0 all was retrieved, 1 wrong command line, 45 the folder is not there or cannot be written to, "
     "60 no connection, 61 rejected, 65 the information model was not accepted, 68 something was not retrieved, "
-    "69 a failure status, 70 aborted, lost or timed out.",
+    "69 a failure status, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

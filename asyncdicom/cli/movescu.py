@@ -18,8 +18,9 @@ from .query import JSON, KEYS, MODELS, QueryOptions, cancel, identifiers, sop_cl
 from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
 from .retrieving import Receiver, RetrieveSummary, retrieve
 from .serving import DRAIN, listen
-from .shared import LOGGING, LOOP, PEER, TLS, associate, number, run_tool
+from .shared import LOGGING, LOOP, PEER, associate, number, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES, RECEIVED
+from .tls_options import BOTH_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,20 +81,21 @@ TOOL: Final = Tool(
                 nothing_to_do("-dhl --disable-host-lookup", "names are never looked up"),
                 nothing_to_do("-up --uid-padding", "padding of UIDs is always taken off"),
                 nothing_to_do("-ac --access-full", "every host may connect"),
-                refused("+ac --access-control", "use the firewall"),
+                refused("+ac --access-control", "use the firewall, or TLS with certificates"),
             ),
         ),
         PEER,
         Group("transfer syntaxes of identifiers", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        BOTH_TLS,
     ),
     "What is sent is what the keys name, such as one study: -S -L STUDY -k StudyInstanceUID=1.2.3. The peer must know "
     "where the destination listens. With --port that is here, from before the request until its end: instances are "
     "written as they come.\n\n"
     "Exit codes: 0 all was sent, 1 wrong command line, 45 the folder is not there or cannot be written to, 60 no "
     "connection, 61 rejected, 64 the port cannot be listened on, 65 the information model was not accepted, "
-    "68 something was not sent, 69 a failure status, 70 aborted, lost or timed out.",
+    "68 something was not sent, 69 a failure status, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

@@ -22,8 +22,9 @@ from .files import find_files
 from .keys import key, read_keys, read_query_file
 from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, run_tool
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,13 +105,14 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "What the standard wants to be there and no file or key gives is made up when a step is created: its ID and start "
     "(now), the station (-aet), the modality OT, a Study Instance UID. FILE-OR-FOLDER are the instances that the step "
     "has made; their series go into Performed Series Sequence.\n\n"
     "Exit codes: 0 the peer has it, 1 wrong command line, 20 cannot read a file, 60 no connection, 61 rejected, 62 a "
-    "failure status, 65 performed procedure steps were not accepted, 70 aborted, lost or timed out.",
+    "failure status, 65 performed procedure steps were not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

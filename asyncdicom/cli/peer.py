@@ -66,7 +66,7 @@ def _parse_url(text: str) -> Peer:
     return Peer(host, port, check_ae_title(called) if called else "", check_ae_title(calling) if calling else "")
 
 
-def split_host_port(text: str) -> tuple[str, int]:
+def split_host_port(text: str, default_port: int = _DEFAULT_PORT) -> tuple[str, int]:
     """``HOST:PORT``, ``[ADDRESS]:PORT``, or either without a port. Raises ValueError."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -77,7 +77,7 @@ def split_host_port(text: str) -> tuple[str, int]:
         host, _, port = text.partition(":")
     if not host:
         raise ValueError("the host is missing")
-    return host, read_port(port) if port else _DEFAULT_PORT
+    return host, read_port(port) if port else default_port
 
 
 def read_port(text: str) -> int:

@@ -33,8 +33,9 @@ from .exit_codes import ExitCode, ToolError, explain
 from .files import find_files, read_instances
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
 from .peer import parse_peer
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, one_of, run_tool, seconds
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, number, one_of, run_tool, seconds
 from .syntaxes import PROPOSED_UNCOMPRESSED
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -261,13 +262,14 @@ TOOL: Final = Tool(
         PEER,
         Group("negotiation", PROPOSED_UNCOMPRESSED),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "Options may stand anywhere on the command line. Images fill the films in the order of the command line, each film "
     "from left to right and from top to bottom; of a multi-frame image the first frame is taken. Windows are applied "
     "here, as printers have none. Exit codes: 0 printed, 1 wrong command line, 20 cannot read a file, 21 no file, 22 a "
     "file that is no image, 60 no connection, 61 rejected, 62 a failure status or a job that has failed, 65 the "
-    "printer's service was not accepted, 70 aborted, lost or timed out.",
+    "printer's service was not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

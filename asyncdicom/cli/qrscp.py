@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from asyncdicom.node.archive import Archive
 from asyncdicom.node.folders import StepFolder, WorklistFolder
 from asyncdicom.pdu import check_ae_title
+from asyncdicom.retrieve import Destination
 from asyncdicom.services.modality_performed_procedure_step import PerformedProcedureSteps
 from asyncdicom.services.modality_worklist import Worklist
 from asyncdicom.services.storage_commitment import CommitmentProvider
@@ -22,8 +23,9 @@ from .exit_codes import ExitCode, ToolError
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import split_host_port
 from .receiving import check_folder
-from .serving import LISTENING, ListeningOptions, Signals, listen, listening_port, run_server
-from .shared import LOGGING, LOOP, TLS, run_tool
+from .serving import ACCESS, LISTENING, ListeningOptions, Signals, listen, listening_port, run_server
+from .shared import LOGGING, LOOP, run_tool
+from .tls_options import BOTH_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +44,21 @@ class QrScpOptions(ListeningOptions):
     worklist: str = ""
     peers: tuple[tuple[str, tuple[str, int]], ...] = ()
     json: bool = False
+
+    def check(self) -> None:
+        """Also read what TLS needs to call others."""
+        super().check()
+        _ = self.requestor_tls
+
+    @property
+    def destinations(self) -> dict[str, Destination]:
+        """Where the peers are, and with TLS if this side listens with it."""
+        return {
+            title: Destination(
+                host, port, options={"ssl": self.requestor_tls, "server_hostname": self.server_name(host)}
+            )
+            for title, (host, port) in self.peers
+        }
 
 
 def _peer(text: str) -> tuple[str, tuple[str, int]]:
@@ -75,16 +92,19 @@ TOOL: Final = Tool(
             ),
         ),
         Group("network", LISTENING),
+        ACCESS,
         LOOP,
-        TLS,
+        BOTH_TLS,
     ),
     "Files are as they came, named by SOP Instance UID; an instance that comes again replaces its file. When it starts "
     "it takes up all DICOM files below the folder. Performed procedure steps are kept in 'mpps' there.\n\n"
     "Patient root, study root and patient/study only models, relational where that is negotiated. Every storage SOP "
-    "class is accepted, private ones too, in every transfer syntax.\n\n"
-    "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them.\n\n"
+    "class is accepted, private ones too, in every transfer syntax. With TLS, peers are called over TLS too.\n\n"
+    "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them. "
+    "SIGHUP has it read certificates, access policy and passwords again.\n\n"
     "Exit codes: 0 ended by a signal, 1 wrong command line, 20 the worklist's folder is not there, 45 the folder is "
-    "not there or cannot be written to, 64 the port cannot be listened on.",
+    "not there or cannot be written to, 64 the port cannot be listened on, "
+    "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
 )
 
 
@@ -98,7 +118,7 @@ async def _serve(options: QrScpOptions, words: list[str]) -> int:
     if not options.folder:
         raise UsageError("--folder names where the archive is: what is in it can be asked for by everybody")
     folder = check_folder(options.folder)
-    peers = dict(options.peers)
+    peers = options.destinations
     signals = Signals()
     steps = PerformedProcedureSteps(store=StepFolder(folder / "mpps"))
     async with Archive(folder) as archive, CommitmentProvider(archive.check, resolve=peers) as commitment:

@@ -1,11 +1,14 @@
 """What the tools have in common that listen: the listening; and of those that do nothing else, options and end.
 
 On SIGTERM and SIGINT no association is taken any more, and those that run have time to end; a second signal ends them.
+On SIGHUP, files are read again that say who may do what.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import os
 import secrets
 import signal
@@ -14,37 +17,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncdicom.access import AccessPolicy
+from asyncdicom.errors import DicomError
+from asyncdicom.identity import PasswordFile
 from asyncdicom.pdu import check_ae_title
 from asyncdicom.server import serve
 
 from .console import log, say
 from .exit_codes import ExitCode, ToolError
-from .options import UsageError, flag, value
+from .options import Effect, Group, Option, UsageError, flag, value
+from .peer import split_host_port
 from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, number, seconds
 
 if TYPE_CHECKING:
+    from asyncdicom.audit import AuditTrail
     from asyncdicom.server import Server
 
-__all__ = ["DRAIN", "LISTENING", "ListeningOptions", "Signals", "delay", "listen", "listening_port", "run_server"]
+__all__ = [
+    "ACCESS",
+    "DRAIN",
+    "LISTENING",
+    "ListeningOptions",
+    "Signals",
+    "delay",
+    "listen",
+    "listening_port",
+    "run_server",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListeningOptions(NetworkOptions):
-    """Of every tool that listens."""
+    """Of every tool that does nothing but listen."""
 
     aet: str = ""
     require_called_aet: bool = False
     max_associations: int = 1000
     drain: float = 30.0
     port_file: str = ""
+    access_policy: str = ""
+    password_file: str = ""
+    proxies: tuple[str, ...] = ()
+    audit_file: str = ""
+    audit_syslog: tuple[tuple[str, str, int], ...] = ()
+
+    def check(self) -> None:
+        """Also read what TLS needs."""
+        super().check()
+        _ = self.acceptor_tls
 
     @property
     def acceptance(self) -> dict[str, Any]:
-        """Whose associations are accepted, as :func:`~asyncdicom.serve` takes it."""
+        """Whose associations are accepted, as :func:`~asyncdicom.serve` takes it.
+
+        Raises AccessPolicyError and IdentityConfigurationError for files that cannot be used.
+        """
         return {
             "ae_title": self.aet if self.require_called_aet else None,
             "max_associations": self.max_associations,
+            "proxies": self.proxies,
+            "access": AccessPolicy.from_toml(self.access_policy) if self.access_policy else None,
+            "user_identity": PasswordFile(self.password_file) if self.password_file else None,
+            "audit": self._audit_trail(),
         }
+
+    def _audit_trail(self) -> AuditTrail | None:
+        if not (self.audit_file or self.audit_syslog):
+            return None
+        from asyncdicom.audit import AuditTrail, FileSink, Sink, SyslogSink  # noqa: PLC0415 - seldom needed
+
+        sinks: list[Sink] = [FileSink(self.audit_file)] if self.audit_file else []
+        for transport, host, port in self.audit_syslog:
+            ssl = self.collector_tls if transport == "tls" else None
+            sinks.append(SyslogSink(host, port, transport=transport, ssl=ssl))
+        return AuditTrail(self.aet, sinks)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there is anything that could be read again."""
+        return bool(self.tls or self.access_policy or self.password_file)
 
 
 def delay(text: str) -> float:
@@ -90,6 +141,53 @@ LISTENING: Final = (
 )
 
 
+def _collector(text: str) -> tuple[str, str, int]:
+    transport, _, where = text.partition(":")
+    if transport not in _SYSLOG_PORTS or not where:
+        raise ValueError("tls:HOST:PORT, tcp:HOST:PORT or udp:HOST:PORT is the form of it")
+    return transport, *split_host_port(where, _SYSLOG_PORTS[transport])
+
+
+_SYSLOG_PORTS: Final = {"tls": 6514, "tcp": 601, "udp": 514}
+"""What may be left out (RFC 5425, 3195, 5426)."""
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text))
+
+
+ACCESS: Final = Group(
+    "access and audit",
+    (
+        value("--access-policy", "access_policy", "FILE", "who may do what: the rules in this TOML file"),
+        value(
+            "--password-file",
+            "password_file",
+            "FILE",
+            "take only users who are in this file, with their passwords; 'asyncdicom passwd' writes it",
+        ),
+        Option(
+            ("--proxy",),
+            "proxies in this network (10.0.0.0/8, 10.0.0.1) say for whom they connect (PROXY protocol)",
+            "proxies",
+            ("NETWORK",),
+            read=_network,
+            effect=Effect.APPEND,
+        ),
+        value("--audit-file", "audit_file", "FILE", "append audit messages (PS3.15 A.5) to this file"),
+        Option(
+            ("--audit-syslog",),
+            "send them to this collector: tls:HOST:PORT, tcp:HOST:PORT or udp:HOST:PORT; over TLS, it is trusted as "
+            "+cf and +cd say, or as the system does without TLS for associations",
+            "audit_syslog",
+            ("TRANSPORT:HOST:PORT",),
+            read=_collector,
+            effect=Effect.APPEND,
+        ),
+    ),
+)
+
+
 def listening_port(words: list[str]) -> int:
     """The only word of the command line. Raises UsageError for another one."""
     if not words:
@@ -118,6 +216,7 @@ async def listen(options: NetworkOptions, port: int, **more: Any) -> Server:
         return await serve(
             host,
             port,
+            ssl=options.acceptor_tls,
             timeouts=options.timeouts,
             max_pdu_length=options.max_pdu,
             max_send_pdu_length=options.max_send_pdu,
@@ -140,6 +239,9 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     serving.add_done_callback(signals.end)
     try:
         _announce(options, server)
+        if options.has_files:
+            with contextlib.suppress(NotImplementedError, AttributeError):  # Windows
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server)
         await signals.first()
         if serving.done():
             await serving
@@ -150,6 +252,15 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     finally:
         await server.close(0)
         await asyncio.gather(serving, return_exceptions=True)
+
+
+def _reload(server: Server) -> None:
+    try:
+        server.reload()
+    except (DicomError, OSError) as error:
+        log.error("nothing is read again: %s", error)
+    else:
+        log.info("certificates, access policy and passwords were read again")
 
 
 def _announce(options: ListeningOptions, server: Server) -> None:

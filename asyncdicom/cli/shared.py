@@ -26,6 +26,7 @@ from .exit_codes import ExitCode, ToolError, explain, explain_connecting
 from .keys import tag
 from .options import Effect, Group, Option, UsageError, flag, help_text, nothing_to_do, parse, refused, value
 from .peer import Peer, parse_at_form
+from .tls_options import TLSOptions, list_ciphers, list_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -41,7 +42,6 @@ __all__ = [
     "LOOP",
     "PEER",
     "TIMEOUTS",
-    "TLS",
     "CommonOptions",
     "NetworkOptions",
     "RequestorOptions",
@@ -64,6 +64,12 @@ class CommonOptions:
     loop: str = ""
     verbose_contexts: bool = False
 
+    def check(self) -> None:
+        """Look at them together, before anything is begun, while the terminal may be asked for what is missing.
+
+        Raises UsageError for options that do not go together, and ToolError.
+        """
+
     @property
     def quiet(self) -> bool:
         """Whether nothing is to be said."""
@@ -76,7 +82,7 @@ class CommonOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(CommonOptions):
+class NetworkOptions(TLSOptions, CommonOptions):
     """Of every tool that has a peer."""
 
     acse_timeout: float = _TIMEOUTS.acse
@@ -114,6 +120,11 @@ class RequestorOptions(NetworkOptions):
     def peer_quirks(self) -> Quirks:
         """As the library takes them."""
         return Quirks(**dict.fromkeys(self.quirks, True), omit_keys=self.omit_keys)
+
+    def check(self) -> None:
+        """Also read what TLS needs."""
+        super().check()
+        _ = self.requestor_tls
 
     def user_identity(self) -> UserIdentity | None:
         """What the options say of the user. Raises UsageError for a password without a user."""
@@ -305,49 +316,6 @@ PEER: Final = Group(
     ),
 )
 
-_NO_TLS: Final = "TLS is not in this version of the tools"
-
-TLS: Final = Group(
-    "transport layer security",
-    (
-        nothing_to_do("-tls --disable-tls", "connections are without TLS"),
-        refused("+tls --enable-tls --tls", _NO_TLS, "KEY", "CERTIFICATE"),
-        refused("+tla --anonymous-tls", _NO_TLS),
-        refused("+ps --std-passwd", _NO_TLS),
-        refused("+pw --use-passwd", _NO_TLS, "PASSWORD"),
-        refused("-pw --null-passwd", _NO_TLS),
-        refused("-pem --pem-keys", _NO_TLS),
-        refused("-der --der-keys", _NO_TLS),
-        refused("+cf --add-cert-file", _NO_TLS, "FILE"),
-        refused("+cd --add-cert-dir", _NO_TLS, "FOLDER"),
-        refused("+crl --add-crl-file", _NO_TLS, "FILE"),
-        refused("+crv --enable-crl-vfy", _NO_TLS),
-        refused("+cra --enable-crl-all", _NO_TLS),
-        refused("+ph --list-profiles", _NO_TLS),
-        refused("+pg --profile-8996", _NO_TLS),
-        refused("+pm --profile-8996-mod", _NO_TLS),
-        refused("+py --profile-bcp195-nd", _NO_TLS),
-        refused("+px --profile-bcp195", _NO_TLS),
-        refused("+pz --profile-bcp195-ex", _NO_TLS),
-        refused("+pb --profile-basic", _NO_TLS),
-        refused("+pa --profile-aes", _NO_TLS),
-        refused("+pn --profile-null", _NO_TLS),
-        refused("+cc --list-ciphers", _NO_TLS),
-        refused("+cs --cipher", _NO_TLS, "NAME"),
-        refused("+dp --dhparam", _NO_TLS, "FILE"),
-        refused("+rs --seed", _NO_TLS, "FILE"),
-        refused("+ws --write-seed", _NO_TLS),
-        refused("+wf --write-seed-file", _NO_TLS, "FILE"),
-        refused("--no-sni", _NO_TLS),
-        refused("--request-sni --expect-sni", _NO_TLS, "NAME"),
-        refused("-rc --require-peer-cert", _NO_TLS),
-        refused("-vc --verify-peer-cert", _NO_TLS),
-        refused("-ic --ignore-peer-cert", _NO_TLS),
-        refused("+vc --verify-cert", _NO_TLS, "FILE"),
-        refused("+rc --is-root-cert", _NO_TLS, "FILE"),
-    ),
-)
-
 
 # Associations
 
@@ -376,6 +344,8 @@ async def associate(
         association = await connect(
             host,
             peer.port,
+            ssl=options.requestor_tls,
+            server_hostname=options.server_name(peer.host),
             called_ae_title=options.aec or peer.called or "ANY-SCP",
             calling_ae_title=options.aet or peer.calling or title,
             contexts=contexts,
@@ -439,11 +409,12 @@ def run_tool(tool: Tool, body: Callable[[Any, list[str]], Coroutine[Any, Any, in
     try:
         parsed = parse(tool, argv)
         if parsed.stop:
-            print(help_text(tool) if parsed.stop == "help" else f"asyncdicom {__version__}")
+            print(_ANSWERS[parsed.stop](tool))
             return ExitCode.OK
         options: CommonOptions = tool.options_type(**parsed.fields)
         level = options.log_level
         set_up_logging(level)
+        options.check()
         with asyncio.Runner(loop_factory=_loop_factory(options.loop)) as runner:
             return int(runner.run(_until_terminated(body(options, parsed.words))))
     except asyncio.CancelledError:
@@ -460,6 +431,15 @@ def run_tool(tool: Tool, body: Callable[[Any, list[str]], Coroutine[Any, Any, in
         if level in ("debug", "trace"):
             traceback.print_exception(error)
         return failure.code
+
+
+_ANSWERS: Final[dict[str, Callable[[Tool], str]]] = {
+    "help": help_text,
+    "version": lambda _: f"asyncdicom {__version__}",
+    "profiles": lambda _: list_profiles(),
+    "ciphers": lambda _: list_ciphers(),
+}
+"""What is printed for an option that is answered instead of running the tool."""
 
 
 async def _until_terminated(body: Coroutine[Any, Any, int]) -> int:

@@ -20,8 +20,9 @@ from .files import find_files, read_instances
 from .options import Effect, Group, Option, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .serving import DRAIN, listen
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool, seconds
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, number, run_tool, seconds
 from .syntaxes import PROPOSED_FOR_QUERIES
+from .tls_options import BOTH_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,13 +104,13 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        BOTH_TLS,
     ),
     "The peer decides whether it reports on the association of the request or on a new one; for those it has to know "
     "address and port of -aet.\n\n"
     "Exit codes: 0 all instances are safe, 1 wrong command line, 20 cannot read a file, 21 no instance, 60 no "
     "connection, 61 rejected, 62 instances are not safe or the request was refused, 64 cannot listen, 65 storage "
-    "commitment was not accepted, 70 aborted, lost, or no report in time.",
+    "commitment was not accepted, 70 aborted, lost, or no report in time, 71 TLS failed.",
 )
 
 

@@ -20,9 +20,10 @@ from .console import log, say, set_up_logging
 from .exit_codes import ExitCode, ToolError
 from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
-from .serving import LISTENING, ListeningOptions, Signals, delay, listen, listening_port, run_server
-from .shared import LOGGING, LOOP, TLS, number, run_tool
+from .serving import ACCESS, LISTENING, ListeningOptions, Signals, delay, listen, listening_port, run_server
+from .shared import LOGGING, LOOP, number, run_tool
 from .syntaxes import ACCEPTED
+from .tls_options import ACCEPTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,7 @@ TOOL: Final = Tool(
                 nothing_to_do("--single-process", "a process serves many associations; see --workers"),
                 nothing_to_do("--fork", "a process serves many associations; see --workers"),
                 nothing_to_do("-ac --access-full", "every host may connect"),
-                refused("+ac --access-control", "use the firewall"),
+                refused("+ac --access-control", "use --access-policy"),
                 refused("-id --inetd", "it listens itself"),
                 refused("-xf --config-file", "association configuration files are not read", "FILE", "PROFILE"),
             ),
@@ -117,15 +118,18 @@ TOOL: Final = Tool(
                 refused("-tos --eostudy-timeout", _NO_COMMANDS, "SECONDS"),
             ),
         ),
+        ACCESS,
         LOOP,
-        TLS,
+        ACCEPTOR_TLS,
     ),
     "It prints 'listening on ADDRESS port PORT' once it does, then a line per instance, and a summary when it ends. "
-    "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them.\n\n"
+    "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them. "
+    "SIGHUP has it read certificates, access policy and passwords again.\n\n"
     "Values of the fields are made harmless before they become part of a path: nothing that a peer sends leads out of "
     "the folder. Two instances with the same path replace each other.\n\n"
     "Exit codes: 0 ended by a signal, 1 wrong command line, 45 the folder is not there or cannot be written to, "
-    "64 the port cannot be listened on.",
+    "64 the port cannot be listened on, "
+    "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
 )
 
 

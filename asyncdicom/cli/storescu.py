@@ -28,9 +28,10 @@ from .files import find_files, read_instances
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
 from .peer import parse_peer
 from .progress import progress
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, number, run_tool
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, number, run_tool
 from .summary import Problem, Summary
 from .syntaxes import PROPOSED, Proposal
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,14 +125,15 @@ TOOL: Final = Tool(
             (refused("-xf --config-file", "association configuration files are not read", "FILE", "PROFILE"),),
         ),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "Options may stand anywhere on the command line. A file goes in the transfer syntax that it is in, if the peer "
     "takes that; uncompressed files are converted to another uncompressed one otherwise. Files in folders that are no "
     "instances are skipped; one that the command line names ends it before anything is sent, unless -nh is given.\n\n"
     "Exit codes: 0 everything was sent, 1 wrong command line, 20 cannot read a file, 21 no file, 22 a file that is no "
     "instance, 23 no instance among the files, 60 no connection, 61 rejected, 62 a failure status, 65 a presentation "
-    "context that was not accepted, 70 aborted, lost or timed out.",
+    "context that was not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 

@@ -29,8 +29,9 @@ from .options import Group, Tool, UsageError, flag, value
 from .peer import parse_peer
 from .results import lines, results
 from .serving import listen
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, finish, number, run_tool
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, number, run_tool
 from .syntaxes import PROPOSED_UNCOMPRESSED
+from .tls_options import BOTH_TLS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -117,14 +118,15 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes", PROPOSED_UNCOMPRESSED),
         LOOP,
-        TLS,
+        BOTH_TLS,
     ),
     "create prints the step's UID; priority MEDIUM, readiness READY and the present time as its start are given where "
     "no key says otherwise. state prints the transaction UID with which a step has become in progress: one is made "
     "unless -t gives it, and who performs the step needs it until the end. Without UID, subscribe, unsubscribe and "
     "watch mean all steps. watch unsubscribes when it ends.\n\n"
     "Exit codes: 0 done, 1 wrong command line, 60 no connection, 61 rejected, 62 a failure status, 64 the port cannot "
-    "be listened on, 65 no presentation context was accepted, 70 aborted, lost or timed out, 130 ended by a signal.",
+    "be listened on, 65 no presentation context was accepted, 70 aborted, lost or timed out, 71 TLS failed, "
+    "130 ended by a signal.",
 )
 
 

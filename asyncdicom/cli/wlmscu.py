@@ -17,8 +17,9 @@ from .peer import parse_peer
 from .query import cancel
 from .receiving import check_folder
 from .results import Extraction, results
-from .shared import LOGGING, LOOP, PEER, TLS, RequestorOptions, associate, run_tool
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, run_tool
 from .syntaxes import PROPOSED_FOR_QUERIES
+from .tls_options import REQUESTOR_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,12 +103,13 @@ TOOL: Final = Tool(
         PEER,
         Group("transfer syntaxes", PROPOSED_FOR_QUERIES),
         LOOP,
-        TLS,
+        REQUESTOR_TLS,
     ),
     "All attributes of PS3.4 Table K.6-1 that a worklist server has to know are asked for, unless a query file or "
     "--only-keys is given.\n\n"
     "Exit codes: 0 the peer answered, with items or without, 1 wrong command line, 40 cannot write, 60 no connection, "
-    "61 rejected, 62 a failure status, 65 worklists were not accepted, 70 aborted, lost or timed out.",
+    "61 rejected, 62 a failure status, 65 worklists were not accepted, 70 aborted, lost or timed out, "
+    "71 TLS failed.",
 )
 
 _SHOWN: Final = (
