@@ -27,20 +27,22 @@ bench: $(VENV)/bench dcmtk
 	$(BIN)/python -m benchmarks
 
 # DCMTK is the referee of the interoperability tests, which are skipped without it. Orthanc is a second one, and only
-# .ci/run has it installed: its package brings a service, which is kept from starting (policy-rc.d), though not from
-# being started at the next boot.
-.PHONY: dcmtk orthanc
+# .ci/run has it installed, and HAProxy: their packages bring services, which are kept from starting (policy-rc.d),
+# though not from being started at the next boot.
+.PHONY: dcmtk orthanc haproxy
 dcmtk: install = apt-get install -qq -y dcmtk
 dcmtk:
 	@command -v storescu >/dev/null || { $(apt); } >/dev/null 2>&1 \
 	|| echo "DCMTK is not installed and could not be: its tests are skipped (apt-get install dcmtk)"
 
-orthanc: install = policy=/usr/sbin/policy-rc.d; \
+orthanc: program = Orthanc
+haproxy: program = haproxy
+orthanc haproxy: install = policy=/usr/sbin/policy-rc.d; \
 	test -e $$policy || { trap "rm -f $$policy" EXIT; printf "\043!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; }; \
-	apt-get install -qq -y --no-install-recommends orthanc
-orthanc:
-	@command -v Orthanc >/dev/null || { $(apt); } >/dev/null 2>&1 \
-	|| echo "Orthanc is not installed and could not be: its tests are skipped (apt-get install orthanc)"
+	apt-get install -qq -y --no-install-recommends $@
+orthanc haproxy:
+	@command -v $(program) >/dev/null || { $(apt); } >/dev/null 2>&1 \
+	|| echo "$@ is not installed and could not be: its tests are skipped (apt-get install $@)"
 
 apt = command -v apt-get && { test "$$(id -u)" = 0 && SUDO= || SUDO="sudo -n"; } && \
 	$$SUDO sh -ec 'export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; $(install)'

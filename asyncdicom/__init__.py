@@ -25,6 +25,7 @@ from .errors import (
     PoolTimeout,
     ProtocolError,
     StatusError,
+    TLSConfigurationError,
 )
 from .instances import Instance, contexts_for, new_uid, read_instance, split_by_contexts
 from .operations import Response, Responses
@@ -112,6 +113,7 @@ __all__ = [
     "Statistics",
     "Status",
     "StatusError",
+    "TLSConfigurationError",
     "Timeouts",
     "User",
     "UserIdentity",

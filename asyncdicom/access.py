@@ -260,7 +260,7 @@ _CERTIFICATES: dict[str, tuple[Callable[[Certificate], Iterable[str]], Callable[
     "sha256": (lambda certificate: (certificate.sha256,), _fingerprint),
     "cn": (lambda certificate: (certificate.common_name,), str),
     "dns": (lambda certificate: map(str.lower, certificate.dns_names), str.lower),
-    "ip": (lambda certificate: (str(_address(each)) for each in certificate.ip_addresses), lambda x: str(_address(x))),
+    "ip": (lambda certificate: certificate.ip_addresses, lambda text: str(ipaddress.ip_address(text))),
     "uri": (lambda certificate: certificate.uris, str),
     "email": (lambda certificate: map(str.lower, certificate.emails), str.lower),
 }

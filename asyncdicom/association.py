@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from .access import Admission, Certificate
+    from .access import Admission
     from .operations import Response, Responses
     from .pdu import UserIdentity, UserInformation
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
     from .requests import Handlers, Request
+    from .tls import PeerCertificate
+    from .transport import TLSInfo
     from .upper_layer import Indicated
 
 __all__ = ["Association", "Timeouts"]
@@ -101,6 +104,8 @@ class Association:
         self.calling_ae_title = ""
         self.peer_address = ""
         """IP address of the peer."""
+        self.proxy_address = ""
+        """IP address of the proxy through which it came, if that has said so (PROXY protocol)."""
         self.contexts: dict[int, PresentationContext] = {}
         """The accepted presentation contexts by ID."""
         self.peer_information: UserInformation | None = None
@@ -149,7 +154,10 @@ class Association:
     def __repr__(self) -> str:
         state = "established" if self.is_established else "over" if self._ended else "being negotiated"
         titles = f"{self.calling_ae_title!r} -> {self.called_ae_title!r}"  # text from the peer, so escaped
-        return f"<Association {titles} ({self.peer_address}), {state}>"
+        where = f"{self.peer_address} by {self.proxy_address}" if self.proxy_address else self.peer_address
+        if (certificate := self.peer_certificate) is not None:
+            where += f", {certificate.subject!r}, SHA-256 {certificate.sha256}"
+        return f"<Association {titles} ({where}), {state}>"
 
     # What a user asks and does
 
@@ -159,9 +167,22 @@ class Association:
         return self._is_established and self._upper_layer.state is State.STA6
 
     @property
-    def peer_certificate(self) -> Certificate | None:
-        """The peer's certificate, when it was verified."""
-        return None
+    def tls(self) -> TLSInfo | None:
+        """Version and cipher suite; None without TLS."""
+        return self._connection.tls
+
+    @functools.cached_property
+    def peer_certificate(self) -> PeerCertificate | None:
+        """The peer's certificate, when the TLS context demanded and verified one."""
+        if (der := self._connection.peer_certificate()) is None:
+            return None
+        from .tls import certificate_of  # noqa: PLC0415 - brings cryptography, which takes its time
+
+        try:
+            return certificate_of(der)
+        except ValueError as error:
+            _log.warning("= the certificate of %s passes for none: %s", self.peer_address, error)
+            return None
 
     def accepted(self, sop_class_uid: str) -> list[PresentationContext]:
         """The presentation contexts on which this side may be SCU of a SOP class."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl as ssl_module
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from .association import Association, Timeouts, _finite
 from .errors import (
     AssociationAborted,
     AssociationError,
+    AssociationLost,
     AssociationRejected,
     AssociationTimeout,
     LocalProtocolError,
@@ -43,7 +45,6 @@ from .uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFIC
 from .upper_layer import Indication, UpperLayer
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
     from collections.abc import Generator, Iterable
     from types import TracebackType
 
@@ -77,6 +78,12 @@ def _pool_of(loop: asyncio.AbstractEventLoop) -> SlabPool:
 def _refused(proposed: Iterable[ProposedContext], results: Iterable[ContextResult]) -> dict[str, int]:
     syntaxes = {each.id: each.abstract_syntax for each in proposed}
     return {syntaxes[each.id]: each.result for each in results if each.result and each.id in syntaxes}
+
+
+def _describe(error: OSError) -> str:
+    from .tls import describe  # noqa: PLC0415 - seldom needed
+
+    return describe(error)
 
 
 def _offered(contexts: Proposal) -> list[Context]:
@@ -226,6 +233,8 @@ class connect:  # noqa: N801 - it is called like a function
                 )
         except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
+            if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionResetError, BrokenPipeError)):
+                why = _describe(error)
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)
@@ -242,10 +251,20 @@ class connect:  # noqa: N801 - it is called like a function
             association._abort_now()
             association._connection.kill()
             raise
-        except AssociationError:
+        except AssociationError as error:
             await association.abort()  # over already: this waits for the peer to close, not for long
+            if isinstance(error, AssociationLost) and self._ssl:
+                raise self._lost(error, association._connection.error, where) from association._connection.error
             raise
         return association
+
+    def _lost(self, error: AssociationLost, cause: Exception | None, where: str) -> AssociationError:
+        """With TLS 1.3, a server judges the client's certificate when that has its handshake behind it."""
+        if isinstance(cause, ssl_module.SSLError):
+            return NoConnection(f"no connection to {where}: {_describe(cause)}")
+        if getattr(self._ssl, "not_after", None) is None:
+            return AssociationLost(f"{error}; so does a server that requires a certificate of this side, and got none")
+        return error
 
     def _answered(self, association: Association, indicated: Indicated) -> None:
         """A-ASSOCIATE confirmation."""

@@ -33,6 +33,7 @@ __all__ = [
     "PoolTimeout",
     "ProtocolError",
     "StatusError",
+    "TLSConfigurationError",
     "describe_abort",
     "describe_rejection",
 ]
@@ -199,6 +200,10 @@ class FileFormatError(DicomError):
 
 class DataSetError(DicomError):
     """A data set could not be read: too long for the limit given, ended early, or not decodable."""
+
+
+class TLSConfigurationError(DicomError, ValueError):
+    """TLS cannot be set up as asked: a file, a certificate, or what Python's ``ssl`` cannot do. Nothing has changed."""
 
 
 class StatusError(DicomError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .association import Association
     from .instances import Instance
     from .presentation import Context, PresentationContext
+    from .tls import PeerCertificate
 
 __all__ = [
     "NO_HANDLERS",
@@ -120,6 +121,11 @@ class Request:
     def peer_address(self) -> str:
         """IP address of the peer."""
         return self.association.peer_address
+
+    @property
+    def peer_certificate(self) -> PeerCertificate | None:
+        """The peer's certificate, when the TLS context demanded and verified one."""
+        return self.association.peer_certificate
 
     @property
     def user(self) -> str:

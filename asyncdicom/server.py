@@ -18,6 +18,7 @@ from .access import AccessPolicy, Limits, Refusal
 from .association import Association, Timeouts, _finite
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .command import Category
+from .door import BACKLOG, Acceptor, Door, Visitor, listening_sockets, networks_of
 from .errors import AssociationAborted, AssociationReleased, IdentityRefused, LocalProtocolError, describe_rejection
 from .identity import User
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
@@ -31,6 +32,7 @@ from .presentation import (
     as_contexts,
 )
 from .receive_buffer import MEMORY_LIMIT, SlabPool
+from .reloading import Reloadable
 from .requests import CStoreRequest, Handlers
 from .retrieve import Retriever
 from .transport import set_options
@@ -50,12 +52,14 @@ from .uids import (
 from .upper_layer import State, UpperLayer
 
 if TYPE_CHECKING:
+    import socket
     import ssl as ssl_module
     from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
     from types import TracebackType
 
     from .access import Admission
     from .command import Command, Status
+    from .door import Network
     from .pdu import UserIdentity
     from .presentation import Negotiated
     from .requests import CStoreHandler, Handler, Request, Service
@@ -64,15 +68,12 @@ if TYPE_CHECKING:
 
     IdentityCheck = Callable[[UserIdentity | None, Association], Awaitable[User | bool | bytes | None]]
 
-__all__ = ["BACKLOG", "Server", "Statistics", "serve", "storage_contexts"]
+__all__ = ["Server", "Statistics", "serve", "storage_contexts"]
 
 _log = logging.getLogger("asyncdicom")
 
 _MAX_PENDING = 1000
 """Connections that have not sent an association request; beyond it the oldest is dropped for the newest."""
-
-BACKLOG = 1024
-"""Connections that may wait to be accepted."""
 
 
 def storage_contexts(transfer_syntaxes: Iterable[str] = STORAGE_TRANSFER_SYNTAXES) -> list[Context]:
@@ -105,7 +106,7 @@ class Statistics:
         return Statistics(*(mine + its for mine, its in pairs))
 
 
-class Server:
+class Server(Reloadable):
     """A running server; made by :func:`serve`."""
 
     def __init__(
@@ -125,7 +126,10 @@ class Server:
         require_context: bool,
         access: AccessPolicy | None,
         processes: int,
+        ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None = None,
+        proxies: Sequence[Network] = (),
     ) -> None:
+        super().__init__(ssl=ssl)
         check_pdu_lengths(max_pdu_length, max_send_pdu_length)
         self._ae_titles = _titles(ae_title)
         self._calling_ae_titles = _titles(calling_ae_titles)
@@ -138,11 +142,11 @@ class Server:
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
-        self._access = access
+        self._access: AccessPolicy | None = access
         self._limits = Limits(processes)
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
-        self._pending: dict[Association, None] = {}
-        """Connections without an association, not yet or no more, the oldest first."""
+        self._pending: dict[Association | Visitor, Callable[[], None]] = {}
+        """Connections without an association, not yet or no more, the oldest first; and how to close them at once."""
         self._associations: dict[Association, None] = {}
         self._statistics = Statistics()
         self._checks: dict[Association, asyncio.Task[None]] = {}
@@ -150,7 +154,16 @@ class Server:
         self._waiting: list[asyncio.Future[None]] = []
         """For whoever waits until there are fewer associations or connections."""
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | Acceptor | None = None
+        self._proxies = proxies
+        self._door = Door(
+            make_protocol=self._make_connection,
+            entered=lambda visitor: self._enter(visitor, visitor.end),
+            left=self._gone,
+            context=lambda: self._ssl,
+            proxies=proxies,
+            timeout=timeouts.acse,
+        )
 
     @property
     def associations(self) -> tuple[Association, ...]:
@@ -186,9 +199,10 @@ class Server:
     def replace_access(self, policy: AccessPolicy) -> None:
         """Judge what begins from now on by another access policy.
 
-        Running associations keep theirs; what rules have counted goes on under their names.
+        Running associations keep theirs; what rules have counted goes on under their names. :meth:`reload` reads the
+        file of the present one again.
         """
-        self._access = policy
+        self._replace({"_access": policy})
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed. Cancellation only ends the waiting.
@@ -206,9 +220,10 @@ class Server:
             self._listener.close()
         if not self._closing.done():
             self._closing.set_result(None)
-        for association in tuple(self._pending):
-            if association._connection.upper_layer.state in (State.STA2, State.STA3):
-                association._connection.kill()
+        self._end_reloading()
+        for each, kill in tuple(self._pending.items()):
+            if not isinstance(each, Association) or each._connection.upper_layer.state in (State.STA2, State.STA3):
+                kill()
         for task in self._checks.values():
             task.cancel()
         try:
@@ -217,9 +232,9 @@ class Server:
                 association._abort_now()
             await self._wait_until(lambda: not self._pending, _ABORT_TIME)
         finally:
-            for association in (*self._pending, *self._associations):
-                association._connection.kill()
-        await self._wait_until(lambda: not self._pending, _ABORT_TIME)
+            for kill in (*self._pending.values(), *(each._connection.kill for each in self._associations)):
+                kill()
+        await self._wait_until(lambda: not self._pending and not self._door.tasks, _ABORT_TIME)
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -237,7 +252,15 @@ class Server:
 
     # Connections
 
-    def _make_connection(self) -> asyncio.BufferedProtocol:
+    def _enter(self, connection: Association | Visitor, kill: Callable[[], None]) -> None:
+        """One more without an association."""
+        self._pending[connection] = kill
+        if len(self._pending) > _MAX_PENDING:
+            oldest = next(iter(self._pending))
+            _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
+            self._pending.pop(oldest)()
+
+    def _make_connection(self, visitor: Visitor | None = None) -> asyncio.BufferedProtocol:
         """The protocol of a new connection: state Sta2, ARTIM running, nothing else."""
         upper_layer = UpperLayer(
             requestor=False,
@@ -257,13 +280,13 @@ class Server:
             on_end=self._ended,
             on_close=self._gone,
         )
-        self._pending[association] = None
-        if len(self._pending) > _MAX_PENDING:
-            oldest = next(iter(self._pending))
-            _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
-            del self._pending[oldest]
-            oldest._connection.kill()
-        upper_layer.transport_opened(asyncio.get_running_loop().time())
+        opened = association._connection.now()
+        if visitor is not None:
+            self._pending.pop(visitor, None)
+            opened = visitor.arrived
+            association._connection.origin, association.proxy_address = visitor.address, visitor.proxy_address
+        self._enter(association, association._connection.kill)
+        upper_layer.transport_opened(opened)
         association._connection.wake_at(upper_layer.deadline or 0.0)
         return association._connection
 
@@ -457,11 +480,11 @@ class Server:
             del self._associations[association]
             if association._admission is not None:
                 association._admission.leave()
-            self._pending[association] = None
+            self._pending[association] = association._connection.kill
             self._changed()
 
-    def _gone(self, association: Association) -> None:
-        self._pending.pop(association, None)
+    def _gone(self, connection: Association | Visitor) -> None:
+        self._pending.pop(connection, None)
         self._changed()
 
 
@@ -549,14 +572,21 @@ class serve:  # noqa: N801 - it is called like a function
     they are refused, except those of 64 KiB and less. Raises ValueError for less than 16 MiB, or 2,560 bytes for each
     association.
 
-    ``ssl`` is a context, or a function that makes one.
+    ``ssl`` is a context, of :func:`~asyncdicom.tls.server_context` or Python's own, or a function that makes one. What
+    begins otherwise than TLS on such a port is named in the log and closed at once. New connections get a new context
+    after :meth:`Server.reload_tls`. Each ``reload_interval`` seconds the files are looked at from which it was read,
+    those of the other options too, and what has changed is read again, while the server runs; 0 for never.
+
+    ``proxies`` are the networks ("10.0.0.0/8") and addresses of load balancers: from these, and from nobody else, a
+    header of the PROXY protocol is demanded and believed, version 1 or 2. ``peer_address`` is then the client's, and
+    :attr:`Association.proxy_address` the load balancer's. ValueError is raised for what is no network.
 
     ``workers`` is the number of processes that share the work; more than one gives a :class:`WorkerGroup`. Each of them
     imports what it needs, so the handler has to be a function at the top level of a module (or a method of an object
-    that can be pickled, or a ``functools.partial``), ``ssl`` a function, and the program's own start has to stand below
-    ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is raised. ``max_associations`` and
-    ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which may be a coroutine function, is
-    called in each process before it serves.
+    that can be pickled, or a ``functools.partial``), ``ssl`` one too, or what ``server_context`` has made, and the
+    program's own start has to stand below ``if __name__ == "__main__":``. Otherwise TypeError or RuntimeError is
+    raised. ``max_associations`` and ``memory_limit`` are shared out among them. Not on Windows. ``initializer``, which
+    may be a coroutine function, is called in each process before it serves.
 
     ``access`` is an :class:`~asyncdicom.access.AccessPolicy`, or the path of its TOML file: who may have an
     association, and what may be done on it. It is judged beside ``ae_title`` and ``calling_ae_titles``, and once the
@@ -599,6 +629,8 @@ class serve:  # noqa: N801 - it is called like a function
         reuse_port: bool | None = None,
         workers: int | None = None,
         initializer: Callable[[], object] | None = None,
+        proxies: str | Iterable[str] = (),
+        reload_interval: float = 60.0,
         access: AccessPolicy | str | os.PathLike[str] | None = None,
     ) -> None:
         if workers is not None and workers < 1:
@@ -661,9 +693,11 @@ class serve:  # noqa: N801 - it is called like a function
             "max_pdu_length": max_pdu_length,
             "max_send_pdu_length": max_send_pdu_length,
             "require_context": require_context,
+            "proxies": networks_of(proxies),
             "access": AccessPolicy.from_toml(access) if isinstance(access, (str, os.PathLike)) else access,
             "processes": count,
         }
+        self._reload_interval = reload_interval
         self._server: Server | None = None
 
     def __await__(self) -> Generator[object, None, Server]:
@@ -685,17 +719,22 @@ class serve:  # noqa: N801 - it is called like a function
 
             return await WorkerGroup._start(self)
         await self._initialize()
-        server = Server(**self._options)  # type: ignore[arg-type]
-        server._listener = await self._listen(
-            server._make_connection,
-            ssl=self._ssl() if callable(self._ssl) else self._ssl,
-            ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
-        )
+        server = Server(ssl=self._ssl, **self._options)  # type: ignore[arg-type]
+        if self._ssl is None and not server._proxies:
+            server._listener = await self._listen(server._make_connection)
+        else:
+            server._listener = Acceptor(await self._sockets(), server._door.admit)
+            server._listener.start()
+        server._begin_reloading(self._reload_interval)
         return server
 
     async def _initialize(self) -> None:
         if self._initializer is not None and inspect.isawaitable(done := self._initializer()):
             await done
+
+    async def _sockets(self) -> list[socket.socket]:
+        """Listening ones, as the event loop makes them."""
+        return listening_sockets(await self._listen(asyncio.Protocol, start_serving=False))
 
     async def _listen(self, protocol_factory: Callable[[], asyncio.BaseProtocol], **options: Any) -> asyncio.Server:
         listener = await asyncio.get_running_loop().create_server(

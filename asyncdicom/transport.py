@@ -12,17 +12,18 @@ import functools
 import logging
 import math
 import socket
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from .errors import AssociationLost, AssociationTimeout, ProtocolError
 
 if TYPE_CHECKING:
+    import ssl as ssl_module
     from collections.abc import Callable, Sequence
 
     from .receive_buffer import Fragment
     from .upper_layer import Indicated, UpperLayer
 
-__all__ = ["Connection", "ConnectionUser", "set_options"]
+__all__ = ["Connection", "ConnectionUser", "TLSInfo", "set_options"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -57,6 +58,15 @@ def set_options(sock: Any) -> None:
             for name, number in _KEEP_ALIVE.items():
                 if (option := getattr(socket, name, None)) is not None:
                     sock.setsockopt(socket.IPPROTO_TCP, option, number)
+
+
+class TLSInfo(NamedTuple):
+    """What was agreed in a TLS handshake."""
+
+    version: str
+    """As OpenSSL has it: "TLSv1.2", "TLSv1.3"."""
+    cipher: str
+    """The cipher suite, by OpenSSL's name."""
 
 
 class ConnectionUser(Protocol):
@@ -106,6 +116,10 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self.writes = 0
         """How often something was handed to the transport."""
+        self.error: Exception | None = None
+        """What ended the connection, where it was not one of the two sides."""
+        self.origin = ""
+        """Where the peer is, if that is known better than from the transport: behind a proxy."""
 
     # asyncio's callbacks
 
@@ -163,6 +177,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the machine, and the user; nothing of this connection is left after."""
         self._closing = True
+        self.error = exc
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,8 +214,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def peer_address(self) -> str:
         """Where the peer is: an IP address, or what the transport has instead."""
+        if self.origin:
+            return self.origin
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return str(name[0]) if isinstance(name, tuple) else str(name or "")
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What was agreed with the peer; None without TLS."""
+        return TLSInfo(found.version() or "", (found.cipher() or ("",))[0]) if (found := self._ssl_object()) else None
+
+    def peer_certificate(self) -> bytes | None:
+        """The peer's certificate (DER), if it was verified: without that anybody can have made it."""
+        found = self._ssl_object()
+        return found.getpeercert(True) if found is not None and found.context.verify_mode else None
+
+    def _ssl_object(self) -> ssl_module.SSLObject | None:
+        return self._transport.get_extra_info("ssl_object") if self._over_tls and self._transport is not None else None
 
     def now(self) -> float:
         """The loop's clock."""

@@ -32,13 +32,16 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
-from .server import BACKLOG, Server, Statistics
+from .door import Acceptor
+from .reloading import RELOADED, Reloadable
+from .server import Server, Statistics
 
 if TYPE_CHECKING:
     import ssl as ssl_module
     from collections.abc import Callable
 
     from .association import Association
+    from .door import Visitor
     from .server import serve
     from .upper_layer import Indicated
 
@@ -56,10 +59,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a worker that did not live long is started again; twice as many each time."""
 _MAX_STARTS = 5
 """So often in a row a worker may fail to come up; then the group has failed."""
-_ACCEPT_PAUSE = 1.0
-"""Seconds without accepting when the system has no descriptors or memory left for it."""
-_ACCEPTS = 64
-"""Connections that are accepted at a time, so that other things come to their turn."""
 _REPORT_INTERVAL = 0.5
 """Seconds between reports of a worker that has something to report; of associations it tells at once."""
 
@@ -72,23 +71,22 @@ class WorkerGroup(Server):
     as both are often sent to all processes of a service: it is the parent that ends them.
     """
 
-    def __init__(  # nothing of what one process has: no super().__init__()
-        self, payload: bytes, shares: list[int], listeners: list[socket.socket]
+    def __init__(  # of what one process has, only what is read from files
+        self, start: _Start, shares: list[int], listeners: list[socket.socket]
     ) -> None:
+        Reloadable.__init__(self, ssl=start.ssl)
+        self._check_identity, self._access = start.options["user_identity"], start.options.get("access")
         self._loop = asyncio.get_running_loop()
-        self._payload = payload
+        self._start_with = start
         self._shares = shares
         """Associations at a time that each worker may have."""
-        self._listeners = listeners
-        self._addresses: list[tuple[str, int]] = [listener.getsockname()[:2] for listener in listeners]
+        self._listener = self._acceptor = Acceptor(listeners, self._hand_over)
         self._workers: dict[int, _Worker] = {}
         """Those that live, by their number."""
         self._keepers: dict[int, asyncio.Task[None]] = {}
         """A task for each number, which starts and owns its processes."""
         self._past = Statistics()
         """Of workers that are gone."""
-        self._accepting = False
-        self._retry: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._started: asyncio.Future[None] = self._loop.create_future()
         """Done when every worker has come up, or one has not."""
@@ -103,10 +101,9 @@ class WorkerGroup(Server):
         if not hasattr(socket, "SCM_RIGHTS"):
             raise NotImplementedError("workers need a system that hands sockets over between processes")
         count, limit = options._workers, options._max_associations
-        payload = _pickled(options)
-        group = cls(
-            payload, [limit // count + (number < limit % count) for number in range(count)], await _listeners(options)
-        )
+        start = _checked(options)
+        shares = [limit // count + (number < limit % count) for number in range(count)]
+        group = cls(start, shares, await options._sockets())
         try:
             for number in range(count):
                 group._keepers[number] = asyncio.ensure_future(group._keep(number))
@@ -114,12 +111,8 @@ class WorkerGroup(Server):
         except BaseException:
             await group._end()
             raise
+        group._begin_reloading(options._reload_interval)
         return group
-
-    @property
-    def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each listening socket."""
-        return self._addresses if self._listeners else []
 
     @property
     def associations(self) -> tuple[Association, ...]:
@@ -142,7 +135,8 @@ class WorkerGroup(Server):
         A second call while the first one waits can make the time shorter. On cancellation the workers are killed.
         """
         self._is_closing = True
-        self._stop_listening()
+        self._end_reloading()
+        self._acceptor.close()
         if not self._closing.done():
             self._closing.set_result(None)
         try:
@@ -158,7 +152,8 @@ class WorkerGroup(Server):
     async def _end(self) -> None:
         """What still lives is killed, by its keeper."""
         self._is_closing = True
-        self._stop_listening()
+        self._end_reloading()
+        self._acceptor.close()
         for keeper in self._keepers.values():
             keeper.cancel()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
@@ -185,7 +180,7 @@ class WorkerGroup(Server):
     async def _run(self, number: int) -> tuple[bool, str]:
         """Start a process and wait for its end; returns whether it came up, and how it ended."""
         try:
-            worker = _Worker(self._payload, self._shares[number], self._reported)
+            worker = _Worker(pickle.dumps(self._start_with), self._shares[number], self._reported)
         except Exception as error:  # noqa: BLE001 - multiprocessing has many; it is told
             return False, f"could not be started: {error}"
         self._workers[number] = worker
@@ -194,6 +189,8 @@ class WorkerGroup(Server):
         finally:
             worker.end()
             del self._workers[number]
+            if not self.processes:
+                self._acceptor.pause()  # until one reports
             self._past += replace(worker.report.statistics, associations=0)
         return worker.is_ready, worker.last_words
 
@@ -205,66 +202,31 @@ class WorkerGroup(Server):
 
     def _reported(self) -> None:
         """A worker has come up, or has something to tell."""
-        if not self._accepting and self._retry is None and not self._is_closing:
-            self._listen()
+        if not self._is_closing:
+            self._acceptor.start()
         if not self._started.done() and len(self.processes) == len(self._shares):
             self._started.set_result(None)
 
     # Connections
 
-    def _listen(self) -> None:
-        self._retry = None
-        self._accepting = True
-        for listener in self._listeners:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
-
-    def _pause(self) -> None:
-        """Let connections wait in the kernel."""
-        self._accepting = False
-        for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
-
-    def _stop_listening(self) -> None:
-        self._pause()
-        if self._retry is not None:
-            self._retry.cancel()
-        while self._listeners:
-            self._listeners.pop().close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTS):
+    def _hand_over(self, connection: socket.socket) -> None:
+        with connection:
             ready = [worker for worker in self._workers.values() if worker.is_ready]
-            if not ready:
-                self._pause()  # until one reports
-                return
-            try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                _log.warning("= no connection can be accepted for %g s: %s", _ACCEPT_PAUSE, error)
-                self._pause()
-                self._retry = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
-                return
-            with connection:
-                if not any(worker.take(connection) for worker in sorted(ready, key=_Worker.priority)):
-                    _log.warning("= a connection is closed, as no worker takes it")
+            if not any(worker.take(connection) for worker in sorted(ready, key=_Worker.priority)):
+                _log.warning("= a connection is closed, as no worker takes it")
 
+    # What was read from files
 
-async def _listeners(options: serve) -> list[socket.socket]:
-    """Listening sockets, as the event loop makes them for one process."""
-    server = await options._listen(asyncio.Protocol, start_serving=False)
-    listeners = [socket.fromfd(sock.fileno(), sock.family, sock.type) for sock in server.sockets]
-    server.close()
-    try:
-        for listener in listeners:
-            listener.setblocking(False)
-            listener.listen(BACKLOG)
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
+    def _replace(self, fresh: dict[str, Any]) -> None:
+        """Have all processes use it, those that are still to be started too."""
+        super()._replace(fresh)
+        own = {name: each for name, each in fresh.items() if name != "_ssl"}  # a TLS context is made in each process
+        options = self._start_with.options
+        self._start_with = replace(
+            self._start_with, options=options | {_OPTIONS[name]: each for name, each in own.items() if each is not None}
+        )
+        for worker in self._workers.values():
+            worker.send(_Reload(own, makes_tls="_ssl" in fresh))
 
 
 # What passes between the parent and a worker
@@ -276,8 +238,20 @@ class _Start:
 
     options: dict[str, Any]
     """Of :class:`Server`."""
-    ssl: Callable[[], ssl_module.SSLContext] | None
+    ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None
     initializer: Callable[[], object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reload:
+    """What a worker is to use from now on."""
+
+    fresh: dict[str, Any]
+    makes_tls: bool
+
+
+_OPTIONS = {"_access": "access", "_check_identity": "user_identity"}
+"""Of what is reloaded, the options of :class:`Server`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,21 +266,19 @@ class _Report:
     failure: str = ""
 
 
-def _pickled(options: serve) -> bytes:
+def _checked(options: serve) -> _Start:
     """What workers begin with. Raises TypeError for what cannot be sent to another process."""
     advice = "what workers share is defined at the top level of a module; a functools.partial, or a method of an object"
     for name, thing, hint in (
         *((name, thing, f"{advice} that can be pickled, brings arguments") for name, thing in options._shared.items()),
         ("initializer", options._initializer, advice),
-        ("ssl", options._ssl, "give a function that makes the context, defined at the top level of a module"),
+        ("ssl", options._ssl, "give asyncdicom.server_context(), or a function at the top level of a module"),
     ):
         try:
             pickle.dumps(thing)
         except Exception as error:
             raise TypeError(f"{name}={thing!r} cannot be sent to a worker process ({error}); {hint}") from error
-    ssl = options._ssl
-    assert ssl is None or callable(ssl)
-    return pickle.dumps(_Start(options._options, ssl, options._initializer))
+    return _Start(options._options, options._ssl, options._initializer)
 
 
 _LENGTH: Final = struct.Struct(">I")
@@ -426,7 +398,11 @@ class _Worker:
 
     def close(self, drain: float) -> bool:
         """Tell it to end; whether it heard."""
-        return self.is_ready and self._channel.send(drain)
+        return self.send(drain)
+
+    def send(self, message: object) -> bool:
+        """Tell it something; whether it heard."""
+        return self.is_ready and self._channel.send(message)
 
     def end(self) -> None:
         """Leave nothing of it, whether it has ended or not."""
@@ -521,10 +497,9 @@ async def _begin(sock: socket.socket, payload: bytes, share: int) -> int:
     """Serve until told to end; returns the exit code."""
     try:
         start: _Start = pickle.loads(payload)  # noqa: S301 - of our own process
-        ssl = start.ssl() if start.ssl is not None else None
         if start.initializer is not None and inspect.isawaitable(done := start.initializer()):
             await done
-        server = _WorkerServer(sock, ssl, **start.options | {"max_associations": share})
+        server = _WorkerServer(sock, ssl=start.ssl, **start.options | {"max_associations": share})
     except Exception as error:  # noqa: BLE001 - it is told
         _log.exception("= a worker could not begin")
         _Channel(sock, told=lambda _: None).send(_Report(failure=f"{type(error).__name__}: {error}"))
@@ -536,14 +511,13 @@ async def _begin(sock: socket.socket, payload: bytes, share: int) -> int:
 class _WorkerServer(Server):
     """A server whose connections come from the parent."""
 
-    def __init__(self, sock: socket.socket, ssl: ssl_module.SSLContext | None, **options: Any) -> None:
+    def __init__(self, sock: socket.socket, **options: Any) -> None:
         super().__init__(**options)
-        self._ssl = ssl
         self._taken = 0
         self._last_report: _Report | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        """Connections that are being taken, with their TLS handshake, and closing."""
-        self._channel = _Channel(sock, told=self._told, handed=self._take, ended=self._orphaned)
+        """Closing."""
+        self._channel = _Channel(sock, told=self._told, handed=self._door.admit, ended=self._orphaned)
 
     async def run(self) -> None:
         """Serve until the parent says otherwise, or is gone."""
@@ -555,29 +529,24 @@ class _WorkerServer(Server):
             await asyncio.wait(self._tasks)
         self._report()
 
-    def _told(self, drain: float | None) -> None:
-        if drain is None:
+    def _told(self, message: float | _Reload | None) -> None:
+        if message is None:
             self._taken += 1
+        elif isinstance(message, _Reload):
+            self._use(message)
         else:
-            self._start(self.close(drain))
+            self._start(self.close(message))
 
     def _orphaned(self) -> None:
         self._start(self.close(0))
 
-    def _take(self, connection: socket.socket) -> None:
-        self._start(self._connect(connection))
-
-    async def _connect(self, connection: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._make_connection,
-                connection,
-                ssl=self._ssl,
-                ssl_handshake_timeout=self._timeouts.acse if self._ssl is not None else None,
-            )
-        except OSError as error:
-            _log.debug("= a connection was not made: %s", error)
-            connection.close()
+    def _use(self, message: _Reload) -> None:
+        self._replace(message.fresh)
+        if message.makes_tls:
+            try:
+                self.reload_tls()
+            except Exception as error:  # noqa: BLE001 - the parent could, just now
+                _log.error("= %s cannot be made again, and stays as it is: %s", RELOADED["_ssl"], error)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -588,8 +557,8 @@ class _WorkerServer(Server):
         super()._associate(association, indicated)
         self._report()
 
-    def _gone(self, association: Association) -> None:
-        super()._gone(association)
+    def _gone(self, connection: Association | Visitor) -> None:
+        super()._gone(connection)
         self._report()
 
     def _report(self) -> None:

@@ -8,6 +8,7 @@ import asyncdicom
 PACKAGE = Path(asyncdicom.__file__).parent
 LAYERS = (
     "errors",
+    "first_bytes",
     "uids",
     "elements",
     "presentation",

@@ -1,0 +1,134 @@
+"""What a server has read from files, and reads again while it runs: its TLS context, who may do what, who users are.
+
+Each of these is one object that is replaced as a whole: what has begun keeps the old one. What cannot be read again
+leaves the old one in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+__all__ = ["RELOADED", "Reloadable"]
+
+_log = logging.getLogger("asyncdicom")
+
+RELOADED = {
+    "_ssl": "the TLS context",
+    "_access": "the access policy",
+    "_check_identity": "the check of user identities",
+}
+"""By attribute. Objects with ``remade()``, which returns a new one of the same kind, and ``files``."""
+
+_DAY = 86400.0
+_EXPIRY_NOTICE = dt.timedelta(days=30)
+
+
+class Reloadable:
+    """The part of a server that reads its files again."""
+
+    def __init__(self, *, ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None) -> None:
+        self._make_ssl = ssl if callable(ssl) else None
+        self._ssl = ssl() if callable(ssl) else ssl
+        self._access: Any = None
+        self._check_identity: Any = None
+        self._reloading: asyncio.Task[None] | None = None
+
+    @property
+    def certificate_not_after(self) -> dt.datetime | None:
+        """When the server's certificate expires; None without TLS, and for a context that does not say."""
+        return getattr(self._ssl, "not_after", None)
+
+    def reload_tls(self) -> None:
+        """Give new connections a TLS context that is made again, from its files or by the function that makes it.
+
+        Running ones keep theirs. A plain ``ssl.SSLContext`` stays as it is. What the making raises is raised, and the
+        old one is kept; :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
+        """
+        self._replace({"_ssl": self._made_again("_ssl")})
+
+    def reload(self) -> None:
+        """Read again all that was read from files: for TLS, the access policy, the check of user identities.
+
+        All of it or nothing, then the reason is raised. Running associations keep what they have begun with.
+        """
+        self._replace({name: self._made_again(name) for name in RELOADED})
+
+    def _made_again(self, name: str) -> Any:
+        if name == "_ssl" and self._make_ssl is not None:
+            return self._make_ssl()
+        current = getattr(self, name)
+        return current.remade() if hasattr(current, "remade") else current
+
+    def _replace(self, fresh: dict[str, Any]) -> None:
+        for name, each in fresh.items():
+            if each is not getattr(self, name):
+                setattr(self, name, each)
+                _log.info("= read again: %s", RELOADED[name])
+        self._warn_of_expiry()
+
+    # By itself
+
+    def _begin_reloading(self, interval: float) -> None:
+        """Look after files and the certificate's end until :meth:`_end_reloading`; ``interval`` in seconds, or 0."""
+        self._warn_of_expiry()
+        if self.certificate_not_after is not None or (interval and any(map(self._files, RELOADED))):
+            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf))
+
+    def _end_reloading(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+
+    async def _watch(self, interval: float) -> None:
+        seen = {name: _state_of(self._files(name)) for name in RELOADED}
+        slept = 0.0
+        while True:
+            await asyncio.sleep(min(interval, _DAY))
+            slept += min(interval, _DAY)
+            if slept >= _DAY:
+                slept = 0.0
+                self._warn_of_expiry()
+            for name, before in seen.items() if interval < math.inf else ():
+                seen[name] = await asyncio.to_thread(_state_of, self._files(name))
+                if seen[name] != before:
+                    await self._reload_changed(name)
+
+    async def _reload_changed(self, name: str) -> None:
+        try:
+            self._replace({name: await asyncio.to_thread(self._made_again, name)})
+        except Exception as error:  # noqa: BLE001 - what a user's function raises
+            _log.error("= %s cannot be read again, and stays as it is: %s", RELOADED[name], error)
+
+    def _files(self, name: str) -> tuple[Path, ...]:
+        return getattr(getattr(self, name), "files", ())
+
+    def _warn_of_expiry(self) -> None:
+        if (end := self.certificate_not_after) is None:
+            return
+        left = end - dt.datetime.now(dt.UTC)
+        if left < dt.timedelta(0):
+            _log.error("= the server's certificate has expired on %s: nobody will trust it", end.date())
+        elif left < _EXPIRY_NOTICE:
+            _log.warning("= the server's certificate expires in %d days, on %s", left.days, end.date())
+
+
+def _state_of(files: Iterable[Path]) -> list[tuple[int, ...] | None]:
+    """What changes when a file is replaced or written, of a folder also its files."""
+    state: list[tuple[int, ...] | None] = []
+    for each in files:
+        for path in (each, *sorted(each.iterdir())) if each.is_dir() else (each,):
+            try:
+                stat = path.stat()
+            except OSError:
+                state.append(None)
+            else:
+                state.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return state
