@@ -1,6 +1,7 @@
 """Who may do what: the policy as a table, its file, what it counts, and a server that goes by it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import pickle
 import random
@@ -16,7 +17,7 @@ from standard_tables import DIMSE
 
 import asyncdicom
 from asyncdicom import AccessPolicy, AccessPolicyError, Context, Rule, Status, UserIdentity
-from asyncdicom.access import _SERVICES, Admission, Limits, _consists, _Patterns
+from asyncdicom.access import _SERVICES, Admission, Limits, Refusal, _consists, _Patterns
 from asyncdicom.command import CommandField
 from asyncdicom.identity import User
 from asyncdicom.pdu import AssociateAC, AssociateRJ
@@ -303,11 +304,14 @@ def test_a_service_that_is_not_allowed_is_answered_with_a_status_that_it_may_hav
         ("[[rules]]\nname = 'a'\nsop_classes = 'CT*'", "rule 'a': sop_classes: 'CT*': an asterisk"),
         ("[[rules]]\nname = 'a'\nallow = 'no'", "rule 'a': allow: 'no' is neither"),
         ("[[rules]]\nname = 'a'\nallow = false\nmax_associations = 1", "rule 'a': max_associations: a rule that turns"),
-        ("[[rules]]\nname = 'a'\nmax_associations = 0", "rule 'a': max_associations: 0 is no integer above 0"),
-        ("[[rules]]\nname = 'a'\nmax_associations = 1.5", "rule 'a': max_associations: 1.5 is no integer above 0"),
+        ("[[rules]]\nname = 'a'\nmax_associations = 0", "rule 'a': max_associations: 0 is no integer of at least 1"),
+        ("[[rules]]\nname = 'a'\nmax_associations = 1.5", "rule 'a': max_associations: 1.5 is no integer of"),
         ("[[rules]]\nname = 'a'\nmax_associations = true", "rule 'a': max_associations: True is no integer"),
         ("[[rules]]\nname = 'a'\nrequests_per_second = inf", "rule 'a': requests_per_second: inf is no number"),
-        ("[[rules]]\nname = 'a'\nassociations_per_second = -1", "rule 'a': associations_per_second: -1 is no"),
+        (
+            "[[rules]]\nname = 'a'\nassociations_per_second = -1",
+            "rule 'a': associations_per_second: -1 is no number of at least 0.001",
+        ),
         ("[[rules]\nname = 'a'", "line 1"),
     ],
 )
@@ -316,6 +320,19 @@ def test_what_has_no_meaning_is_refused_with_file_rule_and_key(text, words, tmp_
     with pytest.raises(AccessPolicyError, match=re.escape("access.toml: ")) as caught:
         AccessPolicy.from_toml(tmp_path / "access.toml")
     assert words in str(caught.value)
+
+
+_KEYS = st.sampled_from([each.name for each in dataclasses.fields(Rule) if each.init] + ["other"])
+_VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("CT*")
+_RULES = st.dictionaries(_KEYS, _VALUES | st.lists(_VALUES, max_size=3), max_size=4)
+_POLICIES = st.fixed_dictionaries({}, optional={"default": _VALUES, "rules": st.lists(_RULES | _VALUES, max_size=3)})
+
+
+@given(_POLICIES)
+def test_whatever_is_written_is_a_policy_or_an_error_of_policies(mapping):
+    with contextlib.suppress(AccessPolicyError):
+        policy = AccessPolicy.from_dict(mapping)
+        assert isinstance(policy.judge(Peer("CT1")), Rule | Refusal)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
