@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, cast
 from .errors import AbortReason, AbortSource, ProtocolError
 from .first_bytes import MAX_PROXY_HEADER, looks_like, proxy_header
 from .pdu import Abort
+from .tls import describe
 
 if TYPE_CHECKING:
     import ssl as ssl_module
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Acceptor", "Door", "Visitor", "listening_sockets", "networks_of"]
+__all__ = ["BACKLOG", "Acceptor", "Door", "Visitor", "can_watch", "listening_sockets", "networks_of"]
 
 _log = logging.getLogger("asyncdicom")
 
@@ -100,6 +101,11 @@ class Acceptor:
         self.start()
 
 
+def can_watch(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether an event loop can watch sockets, as this module has to: Windows' usual one cannot."""
+    return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
+
+
 def listening_sockets(server: asyncio.Server) -> list[socket.socket]:
     """The sockets of a server that has not begun to serve, for an :class:`Acceptor`; the server is closed."""
     sockets = [socket.fromfd(each.fileno(), each.family, each.type) for each in server.sockets]
@@ -126,7 +132,8 @@ class Door:
     """Every connection from its acceptance until it has the protocol of an association.
 
     ``make_protocol`` is called when it has come so far; ``entered`` when a visitor has come, ``left`` when it is gone
-    or has its protocol. ``context`` gives the TLS context, None without TLS. ``timeout`` is in seconds.
+    or has its protocol, ``refused`` with the reason if it is not let in. ``context`` gives the TLS context, or None.
+    ``timeout`` is in seconds.
     """
 
     def __init__(
@@ -135,12 +142,14 @@ class Door:
         make_protocol: Callable[[Visitor], asyncio.BufferedProtocol],
         entered: Callable[[Visitor], None],
         left: Callable[[Visitor], None],
+        refused: Callable[[Visitor, str], None],
         context: Callable[[], ssl_module.SSLContext | None],
         proxies: Sequence[Network],
         timeout: float,
     ) -> None:
         self.make_protocol = make_protocol
         self.left = left
+        self.refused = refused
         self.context = context
         self.timeout = timeout
         self._entered = entered
@@ -196,16 +205,19 @@ class Door:
 
     async def _connect(self, visitor: Visitor) -> None:
         context = self.context()
+        sock = None
         try:
+            sock = visitor.sock.dup()  # asyncio's; by the other one it can be ended, and told why
             await self._loop.connect_accepted_socket(
                 lambda: visitor,
-                visitor.sock,
+                sock,
                 ssl=context,
                 ssl_handshake_timeout=self.timeout if context is not None else None,
             )
         except Exception as error:  # noqa: BLE001 - it is told
-            visitor.sock.close()
-            visitor.failed(error)
+            if sock is not None:
+                sock.close()
+            visitor.failed(error.with_traceback(None))  # which would keep asyncio's 256 KiB until the next collection
         finally:
             assert visitor.task is not None
             self.tasks.discard(visitor.task)
@@ -244,7 +256,7 @@ class Visitor(asyncio.Protocol):
             return
         self._is_over = True
         if why:
-            _log.warning("= closing the connection from %s: %s", self.address, why)
+            self._door.refused(self, why)
         self._timer.cancel()
         self._door.forget(self)
         self._unwatch()
@@ -257,11 +269,14 @@ class Visitor(asyncio.Protocol):
 
     def failed(self, error: Exception) -> None:
         """There was no handshake."""
-        self.end(f"the TLS handshake failed: {error or type(error).__name__}")
+        if not self._is_over:
+            self._say(getattr(error, "alert", b""))  # asyncio does not
+            self.end(f"no TLS connection: {describe(error) if isinstance(error, OSError) else repr(error)}")
 
     def done(self) -> None:
         """Its task is over."""
         self._timer.cancel()
+        self.sock.close()
         self._door.forget(self)
         self._door.left(self)
 
@@ -279,8 +294,8 @@ class Visitor(asyncio.Protocol):
         elif self._expects_header:
             self._take_header(data)
         elif self._door.context() is not None and data[0] != _TLS_HANDSHAKE:
-            if data[0] == _ASSOCIATE_RQ:
-                self._abort()
+            if data[0] == _ASSOCIATE_RQ:  # a requestor without TLS, which understands that
+                self._say(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED).encode())
             self.end(f"TLS is spoken here, and this looks like {looks_like(data)}")
         elif looks_like(data) == _HEADER:
             self.end(f"{_HEADER} from an address that is not among proxies")
@@ -301,11 +316,10 @@ class Visitor(asyncio.Protocol):
             if header.client:
                 self.address, self.proxy_address = header.client, self.address
 
-    def _abort(self) -> None:
-        """Tell a requestor without TLS that there is no association, which it understands."""
+    def _say(self, last_words: bytes) -> None:
         with contextlib.suppress(OSError):
-            self.sock.recv(_REQUEST_SIZE)  # what is left unread would have the A-ABORT thrown away
-            self.sock.send(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED).encode())
+            self.sock.send(last_words)
+            self.sock.recv(_UNREAD)  # else the peer is reset, and what was sent may be lost there
 
     def _unwatch(self) -> None:
         if self._is_watched:
@@ -329,7 +343,7 @@ class Visitor(asyncio.Protocol):
 _TLS_HANDSHAKE = 0x16
 _ASSOCIATE_RQ = 0x01
 _HEADER = "a PROXY protocol header"
-_REQUEST_SIZE = 64 * 1024
+_UNREAD = 64 * 1024
 
 
 def _plain(address: str) -> str:

@@ -40,6 +40,8 @@ class Reloadable:
         self._ssl = ssl() if callable(ssl) else ssl
         self._access: Any = None
         self._check_identity: Any = None
+        self._keeps_tls = False
+        """Whether the event loop has the TLS context, for good."""
         self._reloading: asyncio.Task[None] | None = None
 
     @property
@@ -51,7 +53,8 @@ class Reloadable:
         """Give new connections a TLS context that is made again, from its files or by the function that makes it.
 
         Running ones keep theirs. A plain ``ssl.SSLContext`` stays as it is. What the making raises is raised, and the
-        old one is kept; :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
+        old one is kept: :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
+        NotImplementedError is raised on an event loop that cannot watch sockets: the usual one of Windows.
         """
         self._replace({"_ssl": self._made_again("_ssl")})
 
@@ -63,6 +66,10 @@ class Reloadable:
         self._replace({name: self._made_again(name) for name in RELOADED})
 
     def _made_again(self, name: str) -> Any:
+        if name == "_ssl" and self._keeps_tls:
+            raise NotImplementedError(
+                "the TLS context is the event loop's for good; not so on Windows's SelectorEventLoop"
+            )
         if name == "_ssl" and self._make_ssl is not None:
             return self._make_ssl()
         current = getattr(self, name)
@@ -81,14 +88,14 @@ class Reloadable:
         """Look after files and the certificate's end until :meth:`_end_reloading`; ``interval`` in seconds, or 0."""
         self._warn_of_expiry()
         if self.certificate_not_after is not None or (interval and any(map(self._files, RELOADED))):
-            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf))
+            seen = {name: _state_of(self._files(name)) for name in RELOADED}
+            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf, seen))
 
     def _end_reloading(self) -> None:
         if self._reloading is not None:
             self._reloading.cancel()
 
-    async def _watch(self, interval: float) -> None:
-        seen = {name: _state_of(self._files(name)) for name in RELOADED}
+    async def _watch(self, interval: float, seen: dict[str, _State]) -> None:
         slept = 0.0
         while True:
             await asyncio.sleep(min(interval, _DAY))
@@ -120,9 +127,12 @@ class Reloadable:
             _log.warning("= the server's certificate expires in %d days, on %s", left.days, end.date())
 
 
-def _state_of(files: Iterable[Path]) -> list[tuple[int, ...] | None]:
+_State = list[tuple[int, ...] | None]
+
+
+def _state_of(files: Iterable[Path]) -> _State:
     """What changes when a file is replaced or written, of a folder also its files."""
-    state: list[tuple[int, ...] | None] = []
+    state: _State = []
     for each in files:
         for path in (each, *sorted(each.iterdir())) if each.is_dir() else (each,):
             try:

@@ -18,7 +18,7 @@ from .access import AccessPolicy, Limits, Refusal
 from .association import Association, Timeouts, _finite
 from .client import DEFAULT_MAX_PDU_LENGTH, DEFAULT_MAX_SEND_PDU_LENGTH
 from .command import Category
-from .door import BACKLOG, Acceptor, Door, Visitor, listening_sockets, networks_of
+from .door import BACKLOG, Acceptor, Door, Visitor, can_watch, listening_sockets, networks_of
 from .errors import AssociationAborted, AssociationReleased, IdentityRefused, LocalProtocolError, describe_rejection
 from .identity import User
 from .pdu import AssociateAC, AssociateRJ, AssociateRQ, UserInformation, check_ae_title, check_pdu_lengths
@@ -160,6 +160,7 @@ class Server(Reloadable):
             make_protocol=self._make_connection,
             entered=lambda visitor: self._enter(visitor, visitor.end),
             left=self._gone,
+            refused=self._turn_away,
             context=lambda: self._ssl,
             proxies=proxies,
             timeout=timeouts.acse,
@@ -289,6 +290,10 @@ class Server(Reloadable):
         upper_layer.transport_opened(opened)
         association._connection.wake_at(upper_layer.deadline or 0.0)
         return association._connection
+
+    def _turn_away(self, visitor: Visitor, why: str) -> None:
+        """A connection is closed before it has sent an association request."""
+        _log.warning("= closing the connection from %s: %s", visitor.address, why)
 
     @property
     def _has_place(self) -> bool:
@@ -720,8 +725,10 @@ class serve:  # noqa: N801 - it is called like a function
             return await WorkerGroup._start(self)
         await self._initialize()
         server = Server(ssl=self._ssl, **self._options)  # type: ignore[arg-type]
-        if self._ssl is None and not server._proxies:
+        if server._ssl is None and not server._proxies:
             server._listener = await self._listen(server._make_connection)
+        elif not can_watch(asyncio.get_running_loop()):
+            server._listener = await self._listen_for_tls(server)
         else:
             server._listener = Acceptor(await self._sockets(), server._door.admit)
             server._listener.start()
@@ -731,6 +738,13 @@ class serve:  # noqa: N801 - it is called like a function
     async def _initialize(self) -> None:
         if self._initializer is not None and inspect.isawaitable(done := self._initializer()):
             await done
+
+    async def _listen_for_tls(self, server: Server) -> asyncio.Server:
+        """As the event loop does it, where sockets cannot be watched."""
+        if server._proxies:
+            raise NotImplementedError("proxies need an event loop with add_reader, on Windows the SelectorEventLoop")
+        server._keeps_tls = True
+        return await self._listen(server._make_connection, ssl=server._ssl, ssl_handshake_timeout=self._timeouts.acse)
 
     async def _sockets(self) -> list[socket.socket]:
         """Listening ones, as the event loop makes them."""

@@ -17,13 +17,13 @@ import os
 import re
 import secrets
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime  # noqa: TC003 - a dataclass's field, for whoever asks for its type hints
 from pathlib import Path
 from ssl import TLSVersion
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from .errors import TLSConfigurationError
 
@@ -42,6 +42,7 @@ __all__ = [
     "PeerCertificate",
     "Profile",
     "certificate_of",
+    "check_peer",
     "client_context",
     "describe",
     "profile_of",
@@ -219,6 +220,22 @@ def profile_of(name: str | Profile) -> Profile:
 # Contexts
 
 
+class _Object(ssl.SSLObject):
+    """Keeps what OpenSSL has to tell the peer when a handshake fails, which asyncio and uvloop never send."""
+
+    outgoing: ssl.MemoryBIO
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            error.alert = self.outgoing.read()  # type: ignore[attr-defined]
+            self.outgoing.write(error.alert)  # type: ignore[attr-defined]
+            raise
+
+
 class Context(ssl.SSLContext):
     """A context that knows its profile and its files; :func:`server_context` and :func:`client_context` make it.
 
@@ -232,6 +249,15 @@ class Context(ssl.SSLContext):
     """When the first of its own certificates expires (UTC); None if it has none."""
     _make: functools.partial[Context]
     """How it was made."""
+
+    sslobject_class = _Object
+
+    def wrap_bio(  # noqa: D102 - ssl's, whose objects give errors of handshakes the alert for the peer
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any
+    ) -> ssl.SSLObject:
+        made = super().wrap_bio(incoming, outgoing, *args, **options)
+        cast(_Object, made).outgoing = outgoing
+        return made
 
     def remade(self) -> Context:
         """A new context from the same arguments, for which all files are read again. This one stays as it is.
@@ -351,7 +377,7 @@ class _Arguments:
     profile: Profile
     own: tuple[Path, Path] | None
     """Certificate and key."""
-    password: Password
+    password: Password = field(repr=False)
     trusted: tuple[Path, ...]
     crls: tuple[Path, ...]
     check_crls: Literal["off", "certificate", "chain"] | None
@@ -395,6 +421,7 @@ def _make_server(
         raise TLSConfigurationError("client certificates are asked for: name who vouches for them in trusted")
     if any("_DHE_" in suite for suite in arguments.profile.suites):
         _load_dh_parameters(context, arguments.profile, dh_parameters)
+        context.files += () if dh_parameters is None else (dh_parameters,)
     elif dh_parameters is not None:
         raise TLSConfigurationError(f"{_title(arguments.profile)} has no DHE suites: leave dh_parameters out")
     others = {
@@ -538,7 +565,7 @@ def _set_groups(context: Context, profile: Profile, groups: tuple[str, ...]) -> 
     if bad := [group for group in groups if _GROUP_BITS.get(group.lower(), 0) < profile.ec_bits]:
         known = ", ".join(name for name, bits in _GROUP_BITS.items() if bits >= profile.ec_bits)
         raise TLSConfigurationError(f"{_title(profile)} has no group {', '.join(bad)}; it has {known}")
-    names = [_GROUP_NAMES.get(group.lower(), group) for group in groups]
+    names = [_GROUP_NAMES.get(group.lower(), group.lower()) for group in groups]
     if len(names) == 1:
         context.set_ecdh_curve(names[0])
     elif names and hasattr(context, "set_groups"):  # Python 3.15
@@ -567,7 +594,7 @@ def _load_dh_parameters(context: Context, profile: Profile, file: Path | None) -
     try:
         if file is not None:
             _read(file)
-            context.load_dh_params(file)
+            context.load_dh_params(str(file))
             return
         with _as_file(_FFDHE2048) as path:
             context.load_dh_params(path)
@@ -640,8 +667,9 @@ def _load_trusted(context: Context, paths: tuple[Path, ...]) -> list[Path]:
             continue
         if named and not blocks:
             raise TLSConfigurationError(f"{file} holds no certificate, neither PEM nor DER")
-        count += len(blocks)
-        files.append(file)
+        if blocks:
+            count += len(blocks)
+            files.append(file)
     if paths and not count:
         raise TLSConfigurationError(f"there is no certificate in {', '.join(map(str, paths))}")
     return files
@@ -818,6 +846,17 @@ def certificate_of(der: bytes) -> PeerCertificate:
         raise ValueError(f"the certificate cannot be read: {error}") from error
 
 
+def check_peer(der: bytes, profile: str | Profile) -> str:
+    """What a profile forbids in a peer's certificate, in words; "" if nothing.
+
+    OpenSSL holds verified peers to 112 bits of security, not to all that B.13 has (a hash of 256 bits), and unverified
+    ones to nothing. Raises ValueError if the certificate cannot be read.
+    """
+    from cryptography import x509  # noqa: PLC0415
+
+    return _weakness(x509.load_der_x509_certificate(der), profile_of(profile))
+
+
 def _read_certificate(certificate: Certificate, der: bytes) -> PeerCertificate:
     from cryptography import x509  # noqa: PLC0415
 
@@ -895,7 +934,7 @@ _REASONS: Final = {
     "EE_KEY_TOO_SMALL": "the peer's key is too short for the TLS profile",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client sent no certificate, and one is required",
     "UNEXPECTED_EOF_WHILE_READING": _CLOSED,
-    "CALLBACK_FAILED": "the server name that the client asks for is not served here",
+    "CALLBACK_FAILED": "the client asked for a host name that is not served here",
 }
 """OpenSSL's reasons, as this side finds them."""
 
@@ -935,12 +974,17 @@ def describe(error: ssl.SSLError | OSError) -> str:
         name = error.verify_message if error.verify_code in _NAME_ERRORS else ""
         return f"the peer's certificate was not accepted: {name or why}"
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
+        reason = getattr(error, "reason", None) or _reason_in(str(error))
         if words := _REASONS.get(reason):
             return words
         if (alert := _ALERT.fullmatch(reason)) and (words := _ALERTS.get(alert[1])):
             return f"the peer refused: {words}"
-        return f"TLS failed: {reason.replace('_', ' ').lower() or error}"
+        return f"TLS failed: {reason.replace('_', ' ').lower()}"
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _CLOSED
     return error.strerror or str(error) or type(error).__name__
+
+
+def _reason_in(message: str) -> str:
+    """The reason, where Python knows no name for it: ``[SSL] tlsv1 alert no application protocol (_ssl.c:1006)``."""
+    return re.sub(r"\[SSL\] | \(_ssl.*", "", message).replace(" ", "_").upper()

@@ -272,7 +272,11 @@ def _checked(options: serve) -> _Start:
     for name, thing, hint in (
         *((name, thing, f"{advice} that can be pickled, brings arguments") for name, thing in options._shared.items()),
         ("initializer", options._initializer, advice),
-        ("ssl", options._ssl, "give asyncdicom.server_context(), or a function at the top level of a module"),
+        (
+            "ssl",
+            options._ssl,
+            "give a context of asyncdicom.tls.server_context(), or a function that makes one",
+        ),
     ):
         try:
             pickle.dumps(thing)

@@ -23,6 +23,12 @@ def dcmtk():
     require("storescu", "DCMTK", "ASYNCDICOM_REQUIRE_DCMTK")
 
 
+@pytest.fixture(scope="session")
+def haproxy():
+    """HAProxy is there."""
+    require("haproxy", "HAProxy", "ASYNCDICOM_REQUIRE_HAPROXY")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def pynetdicom_hears_its_responses():
     """Keep pynetdicom's reactor off the response that a ``send_...()`` waits for.

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 
 import pytest
+from certificates import DAY, Authority
 from peers import DEADLINE, free_ports, listens, run
 
 import asyncdicom
-from conftest import require
+from asyncdicom.tls import client_context, server_context
+
+pytestmark = pytest.mark.usefixtures("haproxy")
 
 CONFIGURATION = """\
 defaults
@@ -21,10 +24,17 @@ listen dicom
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def haproxy():
-    """HAProxy is there."""
-    require("haproxy", "HAProxy", "ASYNCDICOM_REQUIRE_HAPROXY")
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """A CA."""
+    return Authority(tmp_path_factory.mktemp("haproxy"))
+
+
+@pytest.fixture(scope="module")
+def tls(authority):
+    """TLS contexts for a server and its clients."""
+    server = server_context(*authority.issue("server", valid=(-DAY, 60 * DAY)))
+    return server, client_context(trusted=authority.file)
 
 
 @contextlib.asynccontextmanager
@@ -80,27 +90,30 @@ async def test_echoscu_gets_an_answer_through_haproxy(how, tmp_path, dcmtk):
 
 
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2"])
-async def test_tls_goes_through_haproxy_to_our_server(how, tmp_path, dcmtk, tls_files, tls_contexts):
-    async with behind_haproxy(how, tmp_path, ssl=tls_contexts[0]) as (port, peers):
-        options = {"ssl": tls_contexts[1], "server_hostname": "localhost", "local_address": ("127.0.0.3", 0)}
+async def test_tls_goes_through_haproxy_to_our_server(how, tmp_path, dcmtk, authority, tls):
+    async with behind_haproxy(how, tmp_path, ssl=tls[0]) as (port, peers):
+        options = {"ssl": tls[1], "local_address": ("127.0.0.3", 0)}
         async with asyncdicom.connect("127.0.0.1", port, **options) as association:
             assert await association.c_echo() == asyncdicom.Status.SUCCESS
-        code, output = await run("echoscu", "-v", "+tla", "+cf", tls_files[0], "127.0.0.1", port)
+        code, output = await run("echoscu", "-v", "+tla", "+cf", authority.file, "127.0.0.1", port)
         assert code == 0, output
         assert peers == [("127.0.0.3", "127.0.0.2"), ("127.0.0.1", "127.0.0.2")]
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("over", ["plain", "TLS"])
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2"])
-async def test_checks_of_health_are_quiet_and_find_the_server_well(how, tls, tmp_path, tls_contexts, caplog):
-    context = tls_contexts[0] if tls else None
-    how = f"{how} check check-send-proxy inter 20ms"
-    async with behind_haproxy(how, tmp_path, ssl=context) as (port, peers):
-        await asyncio.sleep(0.2)
-        options = {"ssl": tls_contexts[1], "server_hostname": "localhost"} if tls else {}
-        async with asyncdicom.connect("127.0.0.1", port, **options) as association:
-            assert await association.c_echo() == asyncdicom.Status.SUCCESS
-        assert peers == [("127.0.0.1", "127.0.0.2")]
+async def test_checks_of_health_are_quiet_and_find_the_server_well(how, over, tmp_path, tls, caplog):
+    server_side, client_side = tls if over == "TLS" else (None, None)
+    checks = []
+    async with asyncdicom.serve("127.0.0.1", 0, proxies="127.0.0.2", ssl=server_side) as server:
+        left = server._door.left
+        server._door.left = lambda visitor: (checks.append(visitor), left(visitor))
+        async with proxied(server, f"{how} check check-send-proxy inter 20ms", tmp_path) as port:
+            async with asyncio.timeout(DEADLINE):
+                while len(checks) < 5:
+                    await asyncio.sleep(0.01)
+            async with asyncdicom.connect("127.0.0.1", port, ssl=client_side) as association:
+                assert await association.c_echo() == asyncdicom.Status.SUCCESS
     assert [record.message for record in caplog.records if record.name == "asyncdicom"] == []
 
 

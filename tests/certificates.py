@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 PEM = serialization.Encoding.PEM
 DER = serialization.Encoding.DER
+SHA256 = hashes.SHA256()
+SHA256_WITH_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
+SHA1_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101050500")
 PASSWORD = "correct horse"
 
 KEYS = {
@@ -58,7 +61,7 @@ class Authority:
         ip=("127.0.0.1",),
         valid=(-DAY, DAY),
         uses=(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
-        digest=None,
+        digest=SHA256,
         chain=(),
         extra=(),
         key=None,
@@ -75,9 +78,20 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        certificate = builder.sign(self.key, digest or hashes.SHA256())
+        certificate = builder.sign(self.key, digest)
         data = b"".join(each.public_bytes(PEM) for each in (certificate, *(ca.certificate for ca in chain)))
         return Pair(_write(self.folder / f"{name}.pem", data), write_key(self.folder / f"{name}.key", key))
+
+    def issue_with_sha1(self, name):
+        """As it was done once, which no library does any more. For a CA with an RSA key."""
+        pair = self.issue(name)
+        tbs = x509.load_pem_x509_certificate(pair.certificate.read_bytes()).tbs_certificate_bytes
+        tbs = tbs.replace(SHA256_WITH_RSA, SHA1_WITH_RSA)
+        signature = self.key.sign(tbs, padding.PKCS1v15(), hashes.SHA1())
+        body = tbs + SHA1_WITH_RSA + b"\x03\x82" + (len(signature) + 1).to_bytes(2) + b"\0" + signature
+        der = b"\x30\x82" + len(body).to_bytes(2) + body
+        pair.certificate.write_bytes(x509.load_der_x509_certificate(der).public_bytes(PEM))
+        return pair
 
     def revoke(self, *pairs, valid=(-DAY, DAY), name="revoked.crl", encoding=PEM):
         """A revocation list with these certificates."""

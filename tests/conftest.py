@@ -53,3 +53,11 @@ def tls_contexts(tls_files):
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*tls_files)
     return server, ssl.create_default_context(cafile=tls_files[0])
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """CAs, servers, clients and what can be wrong with them."""
+    from certificates import Certificates
+
+    return Certificates(tmp_path_factory.mktemp("certificates"))

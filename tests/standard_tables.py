@@ -20,6 +20,9 @@ DIMSE = _load("dimse.json")
 SERVICES = _load("services.json")
 """PS3.4: service classes and their SOP classes."""
 
+TLS_PROFILES = _load("tls_profiles.json")
+"""PS3.15 annex B: what the profiles require and permit of TLS."""
+
 
 def snake(keyword):
     """The attribute name for a keyword of PS3.6: AffectedSOPClassUID is affected_sop_class_uid."""

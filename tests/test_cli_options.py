@@ -5,6 +5,7 @@ import pytest
 
 from asyncdicom.cli import (
     TOOLS,
+    certs,
     demo,
     echoscu,
     findscu,
@@ -20,7 +21,7 @@ from asyncdicom.cli import (
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
 from asyncdicom.cli.shared import CommonOptions, number, seconds
 
-MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu)
+MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu, certs)
 ALL = tuple(module.TOOL for module in MODULES)
 ROWS = [(tool, name, option) for tool in ALL for name, option in tool.table().items()]
 VALUES = {
@@ -34,6 +35,8 @@ VALUES = {
     "NAME": "asyncio",
     "SOP-CLASS": "CTImageStorage",
     "PORT": "11112",
+    "HOST": "pacs.example",
+    "KIND": "ec",
     "STATUS": "COMPLETED",
     "CODE^SCHEME^MEANING": "110501^DCM^Equipment failure",
     "CLASS,UID": "CTImageStorage,1.2.3",

@@ -13,6 +13,7 @@ from asyncdicom import Context, Status, Timeouts
 from asyncdicom.command import CommandField
 from asyncdicom.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ, UserInformation
 from asyncdicom.presentation import ContextResult, RoleSelection
+from asyncdicom.tls import client_context, server_context
 
 
 async def test_the_request_says_what_was_asked_for():
@@ -245,6 +246,94 @@ async def test_a_certificate_that_is_not_trusted_is_an_error_that_says_so(tls_co
     async with asyncdicom.serve("127.0.0.1", 0, ssl=tls_contexts[0]) as server:
         with pytest.raises(asyncdicom.NoConnection, match="certificate"):
             await asyncdicom.connect("127.0.0.1", server.port, ssl=context, server_hostname="localhost")
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        ("expired", "has expired"),
+        ("stranger", "its CA is not among the trusted certificates"),
+        ("elsewhere", "IP address mismatch"),
+    ],
+)
+async def test_what_is_wrong_with_the_servers_certificate_is_said_in_words(shown, words, certificates):
+    server_side = server_context(*getattr(certificates, shown))
+    client_side = client_context(trusted=certificates.ca.file)
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=server_side) as server:
+        with pytest.raises(asyncdicom.NoConnection, match=f"^no connection to 127.0.0.1 port .*{words}"):
+            await asyncdicom.connect("127.0.0.1", server.port, ssl=client_side)
+
+
+async def test_a_peer_that_does_not_speak_tls_is_an_error_that_says_so(certificates):
+    async with asyncdicom.serve("127.0.0.1", 0) as server:
+        with pytest.raises(asyncdicom.NoConnection, match="the peer does not speak TLS"):
+            await asyncdicom.connect("127.0.0.1", server.port, ssl=client_context(trusted=certificates.ca.file))
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_a_client_hears_that_it_needs_a_certificate_or_a_better_one(version, certificates):
+    trusted = certificates.ca.file
+    server_side = server_context(*certificates.server, trusted=trusted, client_certificate="required")
+    server_side.maximum_version = ssl.TLSVersion[version]
+    refusals = {None: "it requires a certificate|misses a certificate", "stranger": "does not trust the CA"}
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=server_side) as server:
+        for shown, words in refusals.items():
+            pair = getattr(certificates, shown) if shown else (None, None)
+            client_side = client_context(trusted=trusted, certificate=pair[0], key=pair[1])
+            with pytest.raises(asyncdicom.NoConnection, match=f"the peer refused: .*({words})"):
+                await asyncdicom.connect("127.0.0.1", server.port, ssl=client_side)
+
+
+async def test_a_server_that_ends_without_a_word_after_the_handshake_may_want_a_certificate(tls_contexts):
+    async def script(reader, writer):
+        await reader.read(1)
+        writer.transport.abort()
+
+    listener = await asyncio.start_server(script, "127.0.0.1", 0, ssl=tls_contexts[0])
+    port = listener.sockets[0].getsockname()[1]
+    with pytest.raises(asyncdicom.AssociationLost, match="a server that requires a certificate of this side"):
+        await asyncdicom.connect("127.0.0.1", port, ssl=tls_contexts[1], server_hostname="localhost")
+    listener.close()
+
+
+async def test_both_sides_know_how_tls_was_agreed_and_whose_certificate_was_verified(certificates, caplog):
+    caplog.set_level("DEBUG", "asyncdicom")
+    trusted = certificates.ca.file
+    server_side = server_context(*certificates.server, trusted=trusted, client_certificate="required")
+    pair = certificates.client
+    client_side = client_context(trusted=trusted, certificate=pair.certificate, key=pair.key)
+    seen = []
+
+    async def handler(request):
+        seen.append(request.peer_certificate)
+        return asyncdicom.Status.SUCCESS
+
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=server_side, n_action=handler, contexts=[CT]) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, ssl=client_side, contexts=[CT]) as association:
+            await association.n_action(CT, "1.2.3", 1)
+            assert association.tls == server.associations[0].tls
+            assert association.tls.version == "TLSv1.3"
+            assert association.peer_certificate.common_name == "server"
+    assert seen[0].subject == "CN=client"
+    assert f"(127.0.0.1, 'CN=client', SHA-256 {seen[0].sha256})" in caplog.text
+
+
+@pytest.mark.parametrize("asked", ["off", "optional"])
+async def test_a_certificate_that_was_not_verified_is_none(asked, certificates):
+    trusted = certificates.ca.file if asked == "optional" else ()
+    server_side = server_context(*certificates.server, trusted=trusted, client_certificate=asked)
+    client_side = client_context(verify="off")
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=server_side) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, ssl=client_side) as association:
+            assert association.peer_certificate is None
+            assert server.associations[0].peer_certificate is None
+            assert server.associations[0].tls is not None
+
+
+async def test_without_tls_there_is_neither_certificate_nor_cipher():
+    async with asyncdicom.serve("127.0.0.1", 0) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port) as association:
+            assert (association.tls, association.peer_certificate) == (None, None)
 
 
 async def test_tls_clients_that_never_shake_hands_leave_nothing_after_artim(tls_contexts):

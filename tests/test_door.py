@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -12,6 +13,7 @@ from raw_peer import DEADLINE, raw_client, request
 import asyncdicom
 from asyncdicom import Status, Timeouts, door
 from asyncdicom.pdu import Abort, AssociateAC
+from asyncdicom.tls import server_context
 
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 104\r\n"
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
@@ -79,12 +81,14 @@ async def test_who_only_looks_whether_anybody_listens_is_not_worth_a_line(tls_co
     assert caplog.text == ""
 
 
-async def test_a_handshake_that_fails_is_named(tls_contexts, caplog):
-    async with serving(ssl=tls_contexts[0]) as server, raw_client(server.port) as peer:
+async def test_a_handshake_that_fails_is_named_and_the_peer_gets_its_alert(certificates, caplog):
+    context = server_context(*certificates.server)
+    async with serving(ssl=context) as server, raw_client(server.port) as peer:
         peer.send(b"\x16\3\1\0\5\1\0\0\1\0")
-        await peer.receive_all()
+        async with asyncio.timeout(DEADLINE):
+            assert await peer.reader.read() == b"\x15\3\3\0\2\2\x32"  # fatal, decode_error (RFC 8446 6)
         await settle(lambda: not server._pending)
-        assert "closing the connection from 127.0.0.1: the TLS handshake failed: " in caplog.text
+        assert "closing the connection from 127.0.0.1: no TLS connection: TLS failed: length too short" in caplog.text
 
 
 # What it bears
@@ -107,6 +111,11 @@ async def test_one_deadline_holds_from_accepting_to_the_request(sent, tls_contex
         assert asyncio.get_running_loop().time() - began < 1.0
         await settle(lambda: not server._pending)
         writer.close()
+
+
+async def test_there_may_be_no_deadline(tls_contexts):
+    async with serving(ssl=tls_contexts[0], timeouts=Timeouts(acse=math.inf)) as server:
+        await echo(server, tls_contexts[1])
 
 
 @pytest.mark.parametrize("kind", ["silent", "in a handshake"])
@@ -291,6 +300,22 @@ async def test_without_descriptors_connections_wait_and_are_accepted_later(tls_c
         acceptor.start()
         await echo(server, tls_contexts[1])
     assert caplog.text.count("no connection can be accepted for 0.01 s: [Errno 24] Too many open files") == 2
+
+
+def test_tls_works_on_an_event_loop_that_cannot_watch_sockets_but_proxies_and_reloading_do_not(tls_contexts):
+    class Loop(asyncio.SelectorEventLoop):
+        add_reader = asyncio.AbstractEventLoop.add_reader  # as of Windows's ProactorEventLoop
+
+    async def main():
+        async with serving(ssl=tls_contexts[0]) as server:
+            await echo(server, tls_contexts[1])
+            with pytest.raises(NotImplementedError, match="SelectorEventLoop"):
+                server.reload_tls()
+        with pytest.raises(NotImplementedError, match="SelectorEventLoop"):
+            await serving(proxies="127.0.0.1")
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 async def test_it_listens_on_every_address_that_it_is_given(tls_contexts):

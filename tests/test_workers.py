@@ -6,6 +6,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from raw_peer import CT, data_set, pdv, raw_client, request, store_request
 import asyncdicom
 from asyncdicom import Statistics, Status, workers
 from asyncdicom.pdu import Abort, AssociateRJ, ReleaseRP, ReleaseRQ
+from asyncdicom.tls import client_context, server_context
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SCM_RIGHTS")
 
@@ -107,6 +109,31 @@ async def test_workers_speak_tls_with_a_context_that_each_makes_for_itself(tls_f
                 assert await association.c_echo() == Status.SUCCESS
 
 
+async def test_workers_take_a_context_that_was_made_of_files_and_read_those_again(certificates, tmp_path):
+    pair = [shutil.copy(each, tmp_path) for each in certificates.server]
+    client = client_context(trusted=certificates.ca.file)
+    async with serving(ssl=server_context(*pair)) as server:
+
+        async def shown():
+            async with asyncdicom.connect("127.0.0.1", server.port, ssl=client) as association:
+                return association.peer_certificate.common_name
+
+        assert await shown() == "server"
+        for old, new in zip(pair, certificates.rsa, strict=True):
+            shutil.copy(new, old)
+        server.reload_tls()
+        assert [await shown() for _ in range(4)] == ["rsa"] * 4
+        assert server.certificate_not_after is not None
+        os.kill(server.processes[0], signal.SIGKILL)
+        await settle(lambda: len(server.processes) == 1)
+        await settle(lambda: len(server.processes) == 2)
+        assert [await shown() for _ in range(4)] == ["rsa"] * 4
+        Path(pair[0]).write_text("nothing")
+        with pytest.raises(asyncdicom.TLSConfigurationError):
+            server.reload()
+        assert [await shown() for _ in range(2)] == ["rsa"] * 2
+
+
 async def test_one_process_makes_its_tls_context_by_a_function_too(tls_files, tls_contexts):
     async with serving(workers=None, ssl=functools.partial(worker_handlers.tls, *tls_files)) as server:
         async with asyncdicom.connect(
@@ -152,8 +179,8 @@ async def test_a_handler_that_cannot_be_imported_is_refused_before_anything_is_s
     assert multiprocessing.active_children() == []
 
 
-async def test_a_tls_context_is_refused_with_what_to_give_instead(tls_contexts):
-    with pytest.raises(TypeError, match="give a function that makes the context"):
+async def test_a_plain_tls_context_is_refused_with_what_to_give_instead(tls_contexts):
+    with pytest.raises(TypeError, match=r"give a context of asyncdicom\.tls\.server_context\(\), or a function"):
         await serving(ssl=tls_contexts[0])
 
 

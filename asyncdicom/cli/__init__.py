@@ -30,6 +30,7 @@ TOOLS: Final = {
     "wlmscu": "ask for a modality's worklist (C-FIND)",
     "mppsscu": "report the steps that a modality performs (N-CREATE, N-SET)",
     "stgcmtscu": "ask whether instances are safe, and wait for the report (N-ACTION)",
+    "certs": "make a CA, a server's and a client's certificate for tests and labs",
     "passwd": "set a user's password in a password file",
     "demo": "send real and large files to a server of its own, and compare what arrives",
 }
