@@ -163,8 +163,9 @@ class Rule:
             return
         if not self.allow:
             raise AccessPolicyError(f"rule {self.name!r}: {key}: a rule that turns away has no limits")
-        if isinstance(limit, bool) or not isinstance(limit, (int, kind)) or not 0 < limit < math.inf:
-            raise AccessPolicyError(f"rule {self.name!r}: {key}: {limit!r} is no {_NUMBERS[kind]} above 0")
+        name, least = _NUMBERS[kind]
+        if isinstance(limit, bool) or not isinstance(limit, (int, kind)) or not least <= limit < math.inf:
+            raise AccessPolicyError(f"rule {self.name!r}: {key}: {limit!r} is no {name} of at least {least}")
 
     def misfit(self, peer: Peer, *, user_known: bool = True) -> str:
         """The first key by which the rule is not for a peer; empty when it is for it.
@@ -260,7 +261,7 @@ _CERTIFICATES: dict[str, tuple[Callable[[Certificate], Iterable[str]], Callable[
     "sha256": (lambda certificate: (certificate.sha256,), _fingerprint),
     "cn": (lambda certificate: (certificate.common_name,), str),
     "dns": (lambda certificate: map(str.lower, certificate.dns_names), str.lower),
-    "ip": (lambda certificate: (str(_address(each)) for each in certificate.ip_addresses), lambda x: str(_address(x))),
+    "ip": (lambda certificate: certificate.ip_addresses, lambda text: str(ipaddress.ip_address(text))),
     "uri": (lambda certificate: certificate.uris, str),
     "email": (lambda certificate: map(str.lower, certificate.emails), str.lower),
 }
@@ -335,7 +336,8 @@ _LIMITS: dict[str, type[float]] = {
     "associations_per_second": float,
     "requests_per_second": float,
 }
-_NUMBERS: dict[type[float], str] = {int: "integer", float: "number"}
+_NUMBERS: dict[type[float], tuple[str, float]] = {int: ("integer", 1), float: ("number", 0.001)}
+"""What a limit is called, and the least that it can be."""
 _KEYS = tuple(each.name for each in fields(Rule) if each.init)
 
 _EVERYBODY = Rule(name="default")

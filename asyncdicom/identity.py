@@ -16,7 +16,6 @@ import hashlib
 import hmac
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -286,6 +285,8 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> bool
 
 def _replace(file: Path, content: bytes) -> None:
     """Write a file at once; it stays its owner's, and is for nobody else."""
+    import tempfile  # noqa: PLC0415 - takes its time, and servers need none
+
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with open(descriptor, "wb") as stream:  # noqa: PTH123 - it is a descriptor

@@ -144,7 +144,7 @@ class Server(Reloadable):
         self._max_pdu_length = max_pdu_length
         self._max_send_pdu_length = max_send_pdu_length
         self._require_context = require_context
-        self._access = access
+        self._access: AccessPolicy | None = access
         self._limits = Limits(processes)
         self._audit = audit
         self._pool = SlabPool(limit=memory_limit, associations=max_associations)
@@ -203,9 +203,10 @@ class Server(Reloadable):
     def replace_access(self, policy: AccessPolicy) -> None:
         """Judge what begins from now on by another access policy.
 
-        Running associations keep theirs; what rules have counted goes on under their names.
+        Running associations keep theirs; what rules have counted goes on under their names. :meth:`reload` reads the
+        file of the present one again.
         """
-        self._access = policy
+        self._replace({"_access": policy})
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed. Cancellation only ends the waiting.

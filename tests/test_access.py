@@ -1,12 +1,15 @@
 """Who may do what: the policy as a table, its file, what it counts, and a server that goes by it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import pickle
 import random
 import re
+from pathlib import Path
 
 import pytest
+from certificates import Certificates
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_peer import CT, DEADLINE, data_set, echo_request, pdv, raw_client, request, store_request
@@ -14,11 +17,12 @@ from standard_tables import DIMSE
 
 import asyncdicom
 from asyncdicom import AccessPolicy, AccessPolicyError, Context, Rule, Status, UserIdentity
-from asyncdicom.access import _SERVICES, Admission, Limits, _consists, _Patterns
+from asyncdicom.access import _SERVICES, Admission, Limits, Refusal, _consists, _Patterns
 from asyncdicom.command import CommandField
 from asyncdicom.identity import User
 from asyncdicom.pdu import AssociateAC, AssociateRJ
 from asyncdicom.presentation import Result
+from asyncdicom.tls import client_context, server_context
 from asyncdicom.uids import MODALITY_WORKLIST_FIND, STUDY_ROOT_FIND, STUDY_ROOT_MOVE, VERIFICATION
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -32,7 +36,7 @@ class Certificate:
     sha256: str = "ab" * 32
     common_name: str = "pacs.hospital.example"
     dns_names: tuple[str, ...] = ("PACS.hospital.example",)
-    ip_addresses: tuple[str, ...] = ("10.2.0.9",)
+    ip_addresses: tuple[str, ...] = ("10.2.0.9", "2001:db8::9")
     uris: tuple[str, ...] = ("urn:uuid:7",)
     emails: tuple[str, ...] = ("Pacs@hospital.example",)
 
@@ -116,6 +120,31 @@ TABLE = [
 ]
 
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "access.toml"
+FAR = "198.51.100.7"
+EXAMPLE_TABLE = [
+    # who; by which rule; what it may do; what it may not
+    (Peer("CT1", peer_address="10.20.1.7"), "modalities", "C-STORE C-FIND N-CREATE", "C-MOVE N-DELETE"),
+    (Peer("CT1", peer_address="10.30.0.7"), "verification", "C-ECHO", "C-STORE"),
+    (Peer("CT1", "WORKLIST", "10.20.1.7"), "verification", "C-ECHO", "C-STORE"),
+    (Peer("REGION", "ARCHIVE", FAR, Certificate(dns_names=("pacs.region.example",))), "pacs", "C-STORE C-GET", ""),
+    (Peer("REGION", "ARCHIVE", FAR, STRANGER), None, "", ""),
+    (Peer("VIEW_OR1", peer_address="10.30.4.4", user="alice"), "viewers", "C-FIND C-MOVE C-GET", "C-STORE"),
+    (Peer("VIEW_OR1", peer_address="10.30.4.4"), "verification", "C-ECHO", "C-FIND"),
+    (Peer("STOLEN_CT", peer_address="10.20.1.7"), None, "", ""),
+    (Peer("ANYBODY", peer_address="10.0.0.1"), "verification", "C-ECHO", "C-FIND C-STORE"),
+    (Peer("ANYBODY", peer_address=FAR), None, "", ""),
+]
+
+
+@pytest.mark.parametrize(("peer", "name", "may", "may_not"), EXAMPLE_TABLE)
+def test_the_example_of_a_hospital_says_what_its_comments_say(peer, name, may, may_not):
+    judged = AccessPolicy.from_toml(EXAMPLE).judge(peer)
+    assert (judged.name if isinstance(judged, Rule) else None) == name
+    assert [judged.refusal(_SERVICES[each]) for each in may.split()] == [None] * len(may.split())
+    assert all(judged.refusal(_SERVICES[each]) for each in may_not.split())
+
+
 def outcome(policy, peer, **more):
     judged = policy.judge(peer, **more)
     return judged.name if isinstance(judged, Rule) else judged
@@ -177,7 +206,7 @@ def test_the_first_rule_that_fits_decides():
         ("dns:*.HOSPITAL.example", True),
         ("dns:hospital.example", False),
         ("ip:10.2.0.9", True),
-        ("ip:::ffff:10.2.0.9", True),
+        ("ip:2001:0DB8::0:9", True),
         ("ip:10.2.0.1", False),
         ("uri:urn:uuid:*", True),
         ("email:pacs@*", True),
@@ -267,6 +296,7 @@ def test_a_service_that_is_not_allowed_is_answered_with_a_status_that_it_may_hav
         ("[[rules]]\nname = 'a'\ncalling_ae_titles = 'SEVENTEEN_LETTERS'", "rule 'a': calling_ae_titles: AE title"),
         ("[[rules]]\nname = 'a'\ncertificates = 'pacs.example'", "rule 'a': certificates: 'pacs.example' does not"),
         ("[[rules]]\nname = 'a'\ncertificates = 'sha256:ab'", "rule 'a': certificates: 'ab' is no SHA-256"),
+        ("[[rules]]\nname = 'a'\ncertificates = 'ip:10.*'", "rule 'a': certificates: '10.*' does not appear to be"),
         ("[[rules]]\nname = 'a'\ncertificates = 'cn:'", "rule 'a': certificates: 'cn:' does not begin"),
         ("[[rules]]\nname = 'a'\nservices = 'C-STOR'", "rule 'a': services: there is no DIMSE service 'C-STOR'"),
         ("[[rules]]\nname = 'a'\nservices = 'C-CANCEL'", "rule 'a': services: there is no DIMSE service"),
@@ -274,11 +304,14 @@ def test_a_service_that_is_not_allowed_is_answered_with_a_status_that_it_may_hav
         ("[[rules]]\nname = 'a'\nsop_classes = 'CT*'", "rule 'a': sop_classes: 'CT*': an asterisk"),
         ("[[rules]]\nname = 'a'\nallow = 'no'", "rule 'a': allow: 'no' is neither"),
         ("[[rules]]\nname = 'a'\nallow = false\nmax_associations = 1", "rule 'a': max_associations: a rule that turns"),
-        ("[[rules]]\nname = 'a'\nmax_associations = 0", "rule 'a': max_associations: 0 is no integer above 0"),
-        ("[[rules]]\nname = 'a'\nmax_associations = 1.5", "rule 'a': max_associations: 1.5 is no integer above 0"),
+        ("[[rules]]\nname = 'a'\nmax_associations = 0", "rule 'a': max_associations: 0 is no integer of at least 1"),
+        ("[[rules]]\nname = 'a'\nmax_associations = 1.5", "rule 'a': max_associations: 1.5 is no integer of"),
         ("[[rules]]\nname = 'a'\nmax_associations = true", "rule 'a': max_associations: True is no integer"),
         ("[[rules]]\nname = 'a'\nrequests_per_second = inf", "rule 'a': requests_per_second: inf is no number"),
-        ("[[rules]]\nname = 'a'\nassociations_per_second = -1", "rule 'a': associations_per_second: -1 is no"),
+        (
+            "[[rules]]\nname = 'a'\nassociations_per_second = -1",
+            "rule 'a': associations_per_second: -1 is no number of at least 0.001",
+        ),
         ("[[rules]\nname = 'a'", "line 1"),
     ],
 )
@@ -287,6 +320,19 @@ def test_what_has_no_meaning_is_refused_with_file_rule_and_key(text, words, tmp_
     with pytest.raises(AccessPolicyError, match=re.escape("access.toml: ")) as caught:
         AccessPolicy.from_toml(tmp_path / "access.toml")
     assert words in str(caught.value)
+
+
+_KEYS = st.sampled_from([each.name for each in dataclasses.fields(Rule) if each.init] + ["other"])
+_VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("CT*")
+_RULES = st.dictionaries(_KEYS, _VALUES | st.lists(_VALUES, max_size=3), max_size=4)
+_POLICIES = st.fixed_dictionaries({}, optional={"default": _VALUES, "rules": st.lists(_RULES | _VALUES, max_size=3)})
+
+
+@given(_POLICIES)
+def test_whatever_is_written_is_a_policy_or_an_error_of_policies(mapping):
+    with contextlib.suppress(AccessPolicyError):
+        policy = AccessPolicy.from_dict(mapping)
+        assert isinstance(policy.judge(Peer("CT1")), Rule | Refusal)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -691,6 +737,52 @@ async def test_nobody_is_answered_by_a_mixture_of_two_policies():
     assert {name: usage.associations for name, usage in server._limits._usages.items()} == {"all": 0, "some": 0}
 
 
+async def test_a_changed_file_is_a_new_policy_and_a_broken_one_is_none(tmp_path):
+    path = tmp_path / "access.toml"
+    path.write_text("default = 'allow'")
+    async with asyncdicom.serve("127.0.0.1", 0, access=path) as server:
+        assert isinstance(await answer_to(server, request()), AssociateAC)
+        path.write_text("default = 'alow'")
+        with pytest.raises(AccessPolicyError, match=r"access\.toml: default"):
+            server.reload()
+        assert isinstance(await answer_to(server, request()), AssociateAC)
+        path.write_text("default = 'deny'")
+        server.reload()
+        assert await answer_to(server, request()) == CALLING
+
+
+async def test_a_changed_file_is_seen_without_being_told(tmp_path):
+    path = tmp_path / "access.toml"
+    path.write_text("default = 'allow'")
+    async with asyncdicom.serve("127.0.0.1", 0, access=path, reload_interval=0.01) as server:
+        await asyncio.sleep(0)  # it has looked at the file
+        path.with_suffix(".new").write_text("default = 'deny'")
+        path.with_suffix(".new").rename(path)
+        async with asyncio.timeout(DEADLINE):
+            while server.access.default != "deny":
+                await asyncio.sleep(0.01)
+        assert await answer_to(server, request()) == CALLING
+
+
+# Certificates
+
+
+async def test_rules_see_the_certificate_that_a_peer_has_shown(tmp_path):
+    pki = Certificates(tmp_path)
+    server_tls = server_context(*pki.server, trusted=pki.ca.file, client_certificate="optional")
+    rules = (
+        Rule(name="client", certificates="cn:client", services="C-ECHO"),
+        Rule(name="server", certificates="dns:local*", services="C-STORE"),
+    )
+    async with serving(*rules, ssl=server_tls) as server:
+        for shown, expected in (("client", Status.SUCCESS), ("rsa", Status.SOP_CLASS_NOT_SUPPORTED)):
+            tls = client_context(trusted=pki.ca.file, **getattr(pki, shown)._asdict())
+            async with asyncdicom.connect("localhost", server.port, ssl=tls) as association:
+                assert await association.c_echo() == expected
+        with pytest.raises(asyncdicom.AssociationRejected, match="no reason given"):
+            await asyncdicom.connect("localhost", server.port, ssl=client_context(trusted=pki.ca.file))
+
+
 # Workers
 
 
@@ -703,6 +795,23 @@ async def test_workers_take_the_policy_with_them(tmp_path):
     async with serving as server:
         assert isinstance(await answer_to(server, request()), AssociateAC)
         assert await answer_to(server, request(calling="OTHER")) == CALLING
+
+
+async def test_all_workers_have_another_policy_when_their_parent_has(tmp_path):
+    path = tmp_path / "access.toml"
+    path.write_text("default = 'allow'")
+    async with asyncdicom.serve("127.0.0.1", 0, access=path, workers=2) as server:
+        for policy in (STRICT, None):
+            if policy is None:
+                path.write_text("default = 'deny'")
+                server.replace_access(AccessPolicy.from_toml(path))
+                server.reload()
+            else:
+                server.replace_access(policy)
+            expected = [NO_REASON if policy else CALLING] * 8  # four for each worker
+            async with asyncio.timeout(DEADLINE):
+                while [await answer_to(server, request(calling="DENIED")) for _ in expected] != expected:
+                    pass
 
 
 async def test_a_file_that_cannot_be_used_is_no_server(tmp_path):
