@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from .audit import AuditTrail
+
 __all__ = ["RELOADED", "Reloadable"]
 
 _log = logging.getLogger("asyncdicom")
@@ -40,6 +42,7 @@ class Reloadable:
         self._ssl = ssl() if callable(ssl) else ssl
         self._access: Any = None
         self._check_identity: Any = None
+        self._audit: AuditTrail | None = None
         self._keeps_tls = False
         """Whether the event loop has the TLS context, for good."""
         self._reloading: asyncio.Task[None] | None = None
@@ -56,14 +59,24 @@ class Reloadable:
         old one is kept: :class:`~asyncdicom.errors.TLSConfigurationError` for a certificate that cannot be used.
         NotImplementedError is raised on an event loop that cannot watch sockets: the usual one of Windows.
         """
-        self._replace({"_ssl": self._made_again("_ssl")})
+        self._read_again("_ssl")
 
     def reload(self) -> None:
         """Read again all that was read from files: for TLS, the access policy, the check of user identities.
 
         All of it or nothing, then the reason is raised. Running associations keep what they have begun with.
         """
-        self._replace({name: self._made_again(name) for name in RELOADED})
+        self._read_again(*RELOADED)
+
+    def _read_again(self, *names: str) -> None:
+        fresh: dict[str, Any] = {}
+        for name in names:
+            try:
+                fresh[name] = self._made_again(name)
+            except Exception as error:
+                self._audit_change(name, str(error))
+                raise
+        self._replace(fresh)
 
     def _made_again(self, name: str) -> Any:
         if name == "_ssl" and self._keeps_tls:
@@ -80,7 +93,14 @@ class Reloadable:
             if each is not getattr(self, name):
                 setattr(self, name, each)
                 _log.info("= read again: %s", RELOADED[name])
+                self._audit_change(name)
         self._warn_of_expiry()
+
+    def _audit_change(self, name: str, error: str = "") -> None:
+        """To the audit trail: that something was replaced, or could not be."""
+        if self._audit is not None:
+            for what in self._files(name)[:1] or (RELOADED[name],):
+                self._audit.configuration_changed(what, error=error)
 
     # By itself
 
@@ -113,6 +133,7 @@ class Reloadable:
             self._replace({name: await asyncio.to_thread(self._made_again, name)})
         except Exception as error:  # noqa: BLE001 - what a user's function raises
             _log.error("= %s cannot be read again, and stays as it is: %s", RELOADED[name], error)
+            self._audit_change(name, str(error))
 
     def _files(self, name: str) -> tuple[Path, ...]:
         return getattr(getattr(self, name), "files", ())

@@ -198,7 +198,7 @@ class Server(Reloadable):
     @property
     def access(self) -> AccessPolicy | None:
         """The access policy by which associations are judged that begin now."""
-        return self._access  # type: ignore[no-any-return]
+        return self._access
 
     def replace_access(self, policy: AccessPolicy) -> None:
         """Judge what begins from now on by another access policy.
@@ -359,7 +359,7 @@ class Server(Reloadable):
             if isinstance(answer, User):
                 association.user, answer = answer.name, answer.response
             if answer is False or answer is None:
-                refusal = Refusal(_NO_REASON, "the user identity was not confirmed")
+                refusal = Refusal(_NOT_AUTHENTICATED, "the user identity was not confirmed")
             elif answer is not True and not isinstance(answer, bytes):
                 kind = type(answer).__name__
                 raise TypeError(f"the check of a user identity returned {kind}, not a bool or bytes, and no User")
@@ -368,10 +368,10 @@ class Server(Reloadable):
         except TimeoutError:
             refusal = Refusal(AssociateRJ(2, 3, 1), "the user identity was not checked in time")
         except IdentityRefused as error:
-            refusal = Refusal(_NO_REASON, str(error))
+            refusal = Refusal(_NOT_AUTHENTICATED, str(error))
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
-            refusal = Refusal(_NO_REASON, "checking the user identity failed")
+            refusal = Refusal(_NOT_AUTHENTICATED, "checking the user identity failed")
         if association._ended is not None or association._connection.upper_layer.state is not State.STA3:
             return
         if self._audit is not None and identity is not None:
@@ -489,6 +489,8 @@ class Server(Reloadable):
         """A request is answered with a status as its service is not allowed on the association."""
         name = request.message.name.removesuffix("-RQ")
         _log.warning("> %04XH to %r: %s is not allowed", status, association, name)
+        if association._audit is not None:
+            association._audit.request_refused(request, "the access policy does not allow it")
 
     def _handled(self, request: Request, answer: Status | None) -> None:
         """A handler is done with a request, and this is what the peer was told."""
@@ -532,6 +534,8 @@ _MODELS = {
 """What is accepted for a handler unless contexts are given."""
 
 _NO_REASON = AssociateRJ(1, 1, 1)
+_NOT_AUTHENTICATED = AssociateRJ(1, 2, 1)
+"""Not by the service user: that is how PS3.7 D.3.3.7 has it for user identities."""
 
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""

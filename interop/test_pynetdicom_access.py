@@ -44,14 +44,14 @@ def associate(port, identity, title):
     ("identity", "title", "expected"),
     [
         (UserIdentity(1, b"alice"), "TRUSTED", (0, None)),
-        (UserIdentity(1, b"alice"), "OTHER", ((1, 1, 1), None)),
+        (UserIdentity(1, b"alice"), "OTHER", ((1, 2, 1), None)),
         (UserIdentity.of_user("alice", "wonderland"), "OTHER", (0, None)),
         (UserIdentity.of_user("alice", "wonderland", positive_response_requested=True), "OTHER", (0, b"")),
-        (UserIdentity.of_user("alice", "wrong", positive_response_requested=True), "OTHER", ((1, 1, 1), None)),
+        (UserIdentity.of_user("alice", "wrong", positive_response_requested=True), "OTHER", ((1, 2, 1), None)),
         (UserIdentity(5, token("alice")), "OTHER", (0, None)),
         (UserIdentity(5, token("alice"), b"", True), "OTHER", (0, b"")),
-        (UserIdentity(5, token("mallory")), "OTHER", ((1, 1, 1), None)),
-        (UserIdentity(5, token("alice")[:-3] + b"abc"), "OTHER", ((1, 1, 1), None)),
+        (UserIdentity(5, token("mallory")), "OTHER", ((1, 2, 1), None)),
+        (UserIdentity(5, token("alice")[:-3] + b"abc"), "OTHER", ((1, 2, 1), None)),
     ],
 )
 async def test_pynetdicom_is_known_by_each_type_of_identity(identity, title, expected, tmp_path):

@@ -487,14 +487,14 @@ async def test_an_identity_that_is_not_confirmed_is_rejected():
     async def deny(identity, association):
         return False
 
-    assert await asking_as(UserIdentity(1, b"user"), deny) == AssociateRJ(1, 1, 1)
+    assert await asking_as(UserIdentity(1, b"user"), deny) == AssociateRJ(1, 2, 1)
 
 
 async def test_an_identity_check_that_fails_lets_nobody_in(caplog):
     async def fail(identity, association):
         raise KeyError("no such user")
 
-    assert await asking_as(UserIdentity(1, b"user"), fail) == AssociateRJ(1, 1, 1)
+    assert await asking_as(UserIdentity(1, b"user"), fail) == AssociateRJ(1, 2, 1)
     assert "checking the identity" in caplog.text
 
 
@@ -503,7 +503,7 @@ async def test_an_identity_check_that_answers_nonsense_lets_nobody_in(answer, ca
     async def check(identity, association):
         return answer
 
-    assert await asking_as(UserIdentity(1, b"user", b"", True), check) == AssociateRJ(1, 1, 1)
+    assert await asking_as(UserIdentity(1, b"user", b"", True), check) == AssociateRJ(1, 2, 1)
     assert "not a bool or bytes" in caplog.text
 
 
@@ -569,7 +569,7 @@ async def test_who_says_nothing_of_its_user_is_asked_about_too():
     async def check(identity, association):
         return identity is not None
 
-    assert await asking_as(None, check) == AssociateRJ(1, 1, 1)
+    assert await asking_as(None, check) == AssociateRJ(1, 2, 1)
     assert isinstance(await asking_as(UserIdentity.of_user("alice", "secret"), check), AssociateAC)
 
 
