@@ -44,6 +44,7 @@ from .requests import (
     Request,
     Service,
 )
+from .transport import TLSInfo
 from .uids import uid_of
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ __all__ = [
     "Status",
     "StatusError",
     "TLSConfigurationError",
+    "TLSInfo",
     "Timeouts",
     "UserIdentity",
     "__version__",

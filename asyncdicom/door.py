@@ -155,6 +155,8 @@ class Door:
         self._entered = entered
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
+        self.silent: dict[Visitor, None] = {}
+        """Those that have not sent what they have to begin with, the oldest first."""
         self._waiting: dict[Visitor, None] = {}
         """Those whose handshake may begin."""
         self._begun: dict[Visitor, None] = {}
@@ -173,6 +175,7 @@ class Door:
             return
         connection.setblocking(False)
         visitor = Visitor(self, connection, address, is_proxy=self._is_proxy(address))
+        self.silent[visitor] = None
         self._entered(visitor)
         if self._proxies or self.context() is not None:
             visitor.wait()
@@ -184,12 +187,14 @@ class Door:
 
     def let_in(self, visitor: Visitor) -> None:
         """Its first bytes are as they should be: with TLS the handshake begins when it is its turn."""
+        self.silent.pop(visitor, None)
         self._waiting[visitor] = None
         if self._next is None:
             self._next = self._loop.call_soon(self._begin_some)
 
     def forget(self, visitor: Visitor) -> None:
         """It is over with it."""
+        self.silent.pop(visitor, None)
         self._waiting.pop(visitor, None)
         self._begun.pop(visitor, None)
 
