@@ -134,7 +134,7 @@ import socket, sys
 opened = []
 for first in (sys.argv[2], ""):
     for _ in range(1000):
-        opened.append(socket.create_connection(("127.0.0.1", int(sys.argv[1]))))
+        opened.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), source_address=("127.0.0.2", 0)))
         opened[-1].sendall(bytes.fromhex(first))
 print("done", flush=True)
 sys.stdin.read()
@@ -142,7 +142,7 @@ sys.stdin.read()
 
 
 @pytest.mark.alone
-@pytest.mark.skipif(sys.platform == "win32", reason="it cannot watch sockets")
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback has one address")
 async def test_a_thousand_handshakes_that_stall_and_a_thousand_silent_ones_delay_nobody(certificates, caplog):
     caplog.set_level("ERROR", "asyncdicom")
     context = client_context(trusted=certificates.ca.file)
@@ -215,6 +215,19 @@ async def test_a_burst_of_handshakes_begins_a_few_at_a_time_the_newest_first(tls
         await asyncio.sleep(0)
         assert begun == visitors[:-5:-1]
         await settle(lambda: len(begun) == 10 and not server._door.tasks)
+
+
+async def test_each_address_has_its_turn(tls_contexts):
+    async with serving(ssl=tls_contexts[0]) as server:
+        visitors = [door.Visitor(server._door, socket.socket(), each, is_proxy=False) for each in "aaaaaab"]
+        for visitor in (visitors[-1], *visitors[:-1]):
+            server._door.let_in(visitor)
+        await asyncio.sleep(0)
+        assert visitors[-1] in server._door._begun
+        for visitor in visitors:
+            visitor.end()
+        assert not server._door._waiting
+        await settle(lambda: not server._door.tasks)
 
 
 async def test_closing_ends_what_is_on_its_way_in_at_once(tls_contexts):
