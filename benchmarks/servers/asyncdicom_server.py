@@ -4,12 +4,12 @@ The keys are ``folder``, ``workers``, and ``key`` and ``cert`` for TLS. It ends 
 """
 
 import asyncio
-import ssl
 import sys
 from functools import partial
 from pathlib import Path
 
 import asyncdicom
+from asyncdicom import tls
 from benchmarks.servers import handlers
 
 
@@ -19,8 +19,7 @@ async def main(sink: str, pdu: str, **options: str) -> None:
         handler = partial(handler, Path(options["folder"]))
     context = None
     if "key" in options:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(options["cert"], options["key"])
+        context = tls.server_context(options["cert"], options["key"])
     workers = {"workers": int(options["workers"])} if "workers" in options else {}
     async with asyncdicom.serve(
         "127.0.0.1", 0, c_store=handler, max_pdu_length=int(pdu), max_associations=20_000, ssl=context, **workers
