@@ -48,6 +48,7 @@ from .requests import (
     Request,
     Service,
 )
+from .transport import TLSInfo
 from .uids import uid_of
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ __all__ = [
     "Status",
     "StatusError",
     "TLSConfigurationError",
+    "TLSInfo",
     "Timeouts",
     "User",
     "UserIdentity",

@@ -4,10 +4,10 @@ What listens for TLS, or behind a load balancer, takes plain TCP connections, an
 taking it (MSG_PEEK): then there is no task, no TLS object and no association, only a socket and a timer. Who sends a
 PROXY header has it taken, byte by byte exact. What does not begin as it has to is named in the log and closed.
 
-TLS handshakes begin a few at a time, so that a thousand that come at once do not hold up the event loop, the newest
-first, so that nobody waits behind them; and of those that have begun the oldest is dropped for the newest beyond a
-limit, as asyncio takes 256 KiB for each. There is one deadline for all of it, ARTIM's, until an association request
-is here (PS3.8 9.1.5).
+TLS handshakes begin a few at a time, so that a thousand that come at once do not hold up the event loop, by turns of
+their addresses and the newest of each first, so that nobody waits behind them; and of those that have begun the oldest
+is dropped for the newest beyond a limit, as asyncio takes 256 KiB for each. There is one deadline for all of it,
+ARTIM's, until an association request is here (PS3.8 9.1.5).
 """
 
 from __future__ import annotations
@@ -155,8 +155,10 @@ class Door:
         self._entered = entered
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[Visitor, None] = {}
-        """Those whose handshake may begin."""
+        self.silent: dict[Visitor, None] = {}
+        """Those that have not sent what they have to begin with, the oldest first."""
+        self._waiting: dict[str, dict[Visitor, None]] = {}
+        """Those whose handshake may begin, by their addresses."""
         self._begun: dict[Visitor, None] = {}
         """Those whose handshake has, the oldest first."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -173,6 +175,7 @@ class Door:
             return
         connection.setblocking(False)
         visitor = Visitor(self, connection, address, is_proxy=self._is_proxy(address))
+        self.silent[visitor] = None
         self._entered(visitor)
         if self._proxies or self.context() is not None:
             visitor.wait()
@@ -184,18 +187,29 @@ class Door:
 
     def let_in(self, visitor: Visitor) -> None:
         """Its first bytes are as they should be: with TLS the handshake begins when it is its turn."""
-        self._waiting[visitor] = None
+        self.silent.pop(visitor, None)
+        self._waiting.setdefault(visitor.address, {})[visitor] = None
         if self._next is None:
             self._next = self._loop.call_soon(self._begin_some)
 
     def forget(self, visitor: Visitor) -> None:
         """It is over with it."""
-        self._waiting.pop(visitor, None)
+        self.silent.pop(visitor, None)
+        neighbours = self._waiting.get(visitor.address, {})
+        neighbours.pop(visitor, None)
+        if not neighbours:
+            self._waiting.pop(visitor.address, None)
         self._begun.pop(visitor, None)
 
     def _begin_some(self) -> None:
-        for _ in range(min(_STARTS, len(self._waiting))):
-            visitor, _ = self._waiting.popitem()
+        for _ in range(_STARTS):
+            if not self._waiting:
+                break
+            address = next(iter(self._waiting))
+            neighbours = self._waiting.pop(address)
+            visitor, _ = neighbours.popitem()
+            if neighbours:
+                self._waiting[address] = neighbours  # after the other addresses
             self._begun[visitor] = None
             if len(self._begun) > _MAX_HANDSHAKES:
                 next(iter(self._begun)).end(f"the oldest of {len(self._begun)} TLS handshakes")

@@ -268,7 +268,8 @@ class Server(Reloadable):
         """One more without an association."""
         self._pending[connection] = kill
         if len(self._pending) > _MAX_PENDING:
-            oldest = next(iter(self._pending))
+            silent = self._door.silent  # if it is they that are many, those who have begun to speak shall not suffer
+            oldest = next(iter(silent if len(silent) > _MAX_PENDING // 2 else self._pending))
             _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
             self._pending.pop(oldest)()
 

@@ -6,6 +6,9 @@ import math
 import os
 import socket
 import ssl
+import statistics
+import subprocess
+import sys
 
 import pytest
 from raw_peer import DEADLINE, raw_client, request
@@ -13,7 +16,7 @@ from raw_peer import DEADLINE, raw_client, request
 import asyncdicom
 from asyncdicom import Status, Timeouts, door
 from asyncdicom.pdu import Abort, AssociateAC
-from asyncdicom.tls import server_context
+from asyncdicom.tls import client_context, server_context
 
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 104\r\n"
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
@@ -126,6 +129,45 @@ async def test_stalled_connections_do_not_delay_a_good_one(kind, tls_contexts):
         await echo(server, tls_contexts[1])
 
 
+ATTACK = """
+import socket, sys
+opened = []
+for first in (sys.argv[2], ""):
+    for _ in range(1000):
+        opened.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), source_address=("127.0.0.2", 0)))
+        opened[-1].sendall(bytes.fromhex(first))
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback has one address")
+async def test_a_thousand_handshakes_that_stall_and_a_thousand_silent_ones_delay_nobody(certificates, caplog):
+    caplog.set_level("ERROR", "asyncdicom")
+    context = client_context(trusted=certificates.ca.file)
+    loop, times = asyncio.get_running_loop(), []
+    async with serving(ssl=server_context(*certificates.rsa)) as server:
+        hello = client_hello(context).hex()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ATTACK, str(server.port), hello, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        attacking = asyncio.ensure_future(process.stdout.readline())
+        try:
+            while not attacking.done() or len(times) < 50:
+                began = loop.time()
+                await echo(server, context)
+                times.append(loop.time() - began)
+            assert len(server._pending) <= 1000
+        finally:
+            process.stdin.close()
+            await process.wait()
+            await attacking
+        await settle(lambda: not server._pending)
+    assert statistics.median(times) < 0.2
+    assert max(times) < 1.0
+
+
 async def test_silent_connections_over_tls_cost_no_task_and_the_oldest_goes_for_the_newest(tls_contexts, monkeypatch):
     monkeypatch.setattr("asyncdicom.server._MAX_PENDING", 30)
     async with serving(ssl=tls_contexts[0]) as server:
@@ -134,6 +176,16 @@ async def test_silent_connections_over_tls_cost_no_task_and_the_oldest_goes_for_
             assert await peers[0].receive() is None
             assert len(asyncio.all_tasks()) == before
             await echo(server, tls_contexts[1])
+
+
+async def test_silent_connections_do_not_push_out_those_that_have_begun(tls_contexts, monkeypatch):
+    monkeypatch.setattr("asyncdicom.server._MAX_PENDING", 4)
+    async with serving(ssl=tls_contexts[0]) as server, stalled(server, 1, client_hello(tls_contexts[1])):
+        await settle(lambda: server._door.tasks)
+        async with stalled(server, 5, b"") as peers:
+            assert await peers[0].receive() is None
+            assert await peers[1].receive() is None
+            assert server._door.tasks
 
 
 async def test_the_oldest_handshake_goes_for_the_newest(tls_contexts, monkeypatch):
@@ -163,6 +215,19 @@ async def test_a_burst_of_handshakes_begins_a_few_at_a_time_the_newest_first(tls
         await asyncio.sleep(0)
         assert begun == visitors[:-5:-1]
         await settle(lambda: len(begun) == 10 and not server._door.tasks)
+
+
+async def test_each_address_has_its_turn(tls_contexts):
+    async with serving(ssl=tls_contexts[0]) as server:
+        visitors = [door.Visitor(server._door, socket.socket(), each, is_proxy=False) for each in "aaaaaab"]
+        for visitor in (visitors[-1], *visitors[:-1]):
+            server._door.let_in(visitor)
+        await asyncio.sleep(0)
+        assert visitors[-1] in server._door._begun
+        for visitor in visitors:
+            visitor.end()
+        assert not server._door._waiting
+        await settle(lambda: not server._door.tasks)
 
 
 async def test_closing_ends_what_is_on_its_way_in_at_once(tls_contexts):

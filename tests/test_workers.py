@@ -19,7 +19,7 @@ from raw_peer import CT, data_set, pdv, raw_client, request, store_request
 
 import asyncdicom
 from asyncdicom import Statistics, Status, workers
-from asyncdicom.pdu import Abort, AssociateRJ, ReleaseRP, ReleaseRQ
+from asyncdicom.pdu import Abort, AssociateAC, AssociateRJ, ReleaseRP, ReleaseRQ
 from asyncdicom.tls import client_context, server_context
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SCM_RIGHTS")
@@ -132,6 +132,14 @@ async def test_workers_take_a_context_that_was_made_of_files_and_read_those_agai
         with pytest.raises(asyncdicom.TLSConfigurationError):
             server.reload()
         assert [await shown() for _ in range(2)] == ["rsa"] * 2
+
+
+async def test_workers_stand_behind_a_proxy_too():
+    async with serving(proxies="127.0.0.1") as server, raw_client(server.port) as peer:
+        peer.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 104\r\n", request())
+        assert isinstance(await peer.receive(), AssociateAC)
+        peer.send(ReleaseRQ())
+        assert await peer.receive() == ReleaseRP()
 
 
 async def test_one_process_makes_its_tls_context_by_a_function_too(tls_files, tls_contexts):
