@@ -252,6 +252,8 @@ class Visitor(asyncio.Protocol):
         self._expects_header = is_proxy
         self._header = b""
         """What has been taken of the PROXY header."""
+        self.has_failed = False
+        """Whether a TLS handshake began with it, and was not to be ended."""
         self._is_over = False
         self._is_watched = False
         self._loop = asyncio.get_running_loop()
@@ -284,6 +286,7 @@ class Visitor(asyncio.Protocol):
     def failed(self, error: Exception) -> None:
         """There was no handshake."""
         if not self._is_over:
+            self.has_failed = True
             self._say(getattr(error, "alert", b""))  # asyncio does not
             self.end(f"no TLS connection: {describe(error) if isinstance(error, OSError) else repr(error)}")
 

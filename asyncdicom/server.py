@@ -306,6 +306,8 @@ class Server(Reloadable):
     def _turn_away(self, visitor: Visitor, why: str) -> None:
         """A connection is closed before it has sent an association request."""
         _log.warning("= closing the connection from %s: %s", visitor.address, why)
+        if visitor.has_failed and self._audit is not None:
+            self._audit.handshake_failed(visitor.address, why)
 
     @property
     def _has_place(self) -> bool:

@@ -219,9 +219,15 @@ def profile_of(name: str | Profile) -> Profile:
 
 # Contexts
 
+_OPENSSL_EC_BITS: Final = 224
+"""What its security level 2 holds the peer to, which also takes a hash of 224 bits."""
+
 
 class _Object(ssl.SSLObject):
-    """Keeps what OpenSSL has to tell the peer when a handshake fails, which asyncio and uvloop never send."""
+    """Keeps what OpenSSL has to tell the peer when a handshake fails, which asyncio and uvloop never send.
+
+    And looks at the peer's certificate where the profile asks for more than OpenSSL does.
+    """
 
     outgoing: ssl.MemoryBIO
 
@@ -234,6 +240,13 @@ class _Object(ssl.SSLObject):
             error.alert = self.outgoing.read()  # type: ignore[attr-defined]
             self.outgoing.write(error.alert)  # type: ignore[attr-defined]
             raise
+        profile = cast(Context, self.context).profile
+        if profile.ec_bits > _OPENSSL_EC_BITS and self.context.verify_mode != ssl.CERT_NONE:
+            der = self.getpeercert(binary_form=True)
+            if der is not None and (why := check_peer(der, profile)):
+                refusal = ssl.SSLCertVerificationError(1, why)
+                refusal.verify_code, refusal.verify_message = 0, why
+                raise refusal
 
 
 class Context(ssl.SSLContext):
@@ -801,7 +814,7 @@ def _der_key_as_pem(data: bytes, secret: Callable[[], str | bytes], token: str) 
 
 def _why_not_loaded(error: Exception, certificate: Path, key: Path, *, asked: bool) -> str:
     reason = getattr(error, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
+    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         return f"the key {key} is not the one of the certificate {certificate}"
     if asked:
         return f"the key {key} cannot be decrypted: the password is wrong"

@@ -147,7 +147,7 @@ async def test_who_is_let_in_is_read_again_too(tmp_path):
             assert await association.c_echo() == Status.SUCCESS
         async with raw_client(server.port) as peer:
             peer.send(request())
-            assert await peer.receive() == AssociateRJ(1, 1, 1)
+            assert await peer.receive() == AssociateRJ(1, 2, 1)
 
 
 @pytest.mark.parametrize(

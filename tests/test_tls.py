@@ -762,6 +762,15 @@ def test_a_peer_can_be_held_to_all_that_a_profile_has(certificates):
     assert words("B.13") == ""
 
 
+@pytest.mark.parametrize(("section", "is_taken"), [("B.12", True), ("B.13", False), ("B.11", False)])
+def test_a_handshake_fails_where_a_profile_asks_for_more_than_openssl(
+    client, anything, certificates, section, is_taken
+):
+    pair = certificates.ca.issue("sha224", digest=hashes.SHA224(), kind="rsa")
+    ours, _ = said(handshake(client(profile=section), anything(server=pair)))
+    assert ours is None if is_taken else "signed with SHA224" in ours
+
+
 def test_a_short_key_of_a_ca_is_refused(client, anything, certificates, tmp_path):
     weak = Authority(tmp_path, "Weak CA", kind="rsa1024")
     ours, _ = said(handshake(client(trusted=weak.file), anything(server=weak.issue("from-weak"))))
