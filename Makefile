@@ -27,9 +27,9 @@ bench: $(VENV)/bench dcmtk
 	$(BIN)/python -m benchmarks
 
 # DCMTK is the referee of the interoperability tests, which are skipped without it. Orthanc is a second one, and only
-# .ci/run has it installed, and HAProxy: their packages bring services, which are kept from starting (policy-rc.d),
-# though not from being started at the next boot.
-.PHONY: dcmtk orthanc haproxy
+# .ci/run has it installed, and HAProxy and rsyslog: their packages bring services, which are kept from starting
+# (policy-rc.d), though not from being started at the next boot.
+.PHONY: dcmtk orthanc haproxy rsyslog
 dcmtk: install = apt-get install -qq -y dcmtk
 dcmtk:
 	@command -v storescu >/dev/null || { $(apt); } >/dev/null 2>&1 \
@@ -37,10 +37,12 @@ dcmtk:
 
 orthanc: program = Orthanc
 haproxy: program = haproxy
-orthanc haproxy: install = policy=/usr/sbin/policy-rc.d; \
+rsyslog: program = rsyslogd
+rsyslog: more = rsyslog-gnutls
+orthanc haproxy rsyslog: install = policy=/usr/sbin/policy-rc.d; \
 	test -e $$policy || { trap "rm -f $$policy" EXIT; printf "\043!/bin/sh\nexit 101\n" >$$policy; chmod +x $$policy; }; \
-	apt-get install -qq -y --no-install-recommends $@
-orthanc haproxy:
+	apt-get install -qq -y --no-install-recommends $@ $(more)
+orthanc haproxy rsyslog:
 	@command -v $(program) >/dev/null || { $(apt); } >/dev/null 2>&1 \
 	|| echo "$@ is not installed and could not be: its tests are skipped (apt-get install $@)"
 

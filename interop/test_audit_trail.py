@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 from audit_rules import Message
@@ -97,7 +98,8 @@ class Rsyslog:
 @pytest.fixture
 async def rsyslog(tmp_path, certificate):
     """A collector on loopback, with the certificate of localhost."""
-    require("rsyslogd", "rsyslog", "ASYNCDICOM_REQUIRE_RSYSLOG")
+    has_tls = any(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so"))
+    require("rsyslogd" if has_tls else "lmnsd_gtls.so", "rsyslog-gnutls", "ASYNCDICOM_REQUIRE_RSYSLOG")
     folder = tmp_path / "rsyslog"
     folder.mkdir()
     collector = Rsyslog(folder, *certificate)
