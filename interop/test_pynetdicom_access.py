@@ -50,7 +50,7 @@ def associate(port, identity, title):
         (UserIdentity.of_user("alice", "wrong", positive_response_requested=True), "OTHER", ((1, 2, 1), None)),
         (UserIdentity(5, token("alice")), "OTHER", (0, None)),
         (UserIdentity(5, token("alice"), b"", True), "OTHER", (0, b"")),
-        (UserIdentity(5, token("mallory")), "OTHER", ((1, 2, 1), None)),
+        (UserIdentity(5, token("mallory")), "OTHER", ((1, 1, 1), None)),
         (UserIdentity(5, token("alice")[:-3] + b"abc"), "OTHER", ((1, 2, 1), None)),
     ],
 )

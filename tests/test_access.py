@@ -627,7 +627,7 @@ async def test_rules_see_the_user_that_the_check_has_verified():
             assert isinstance(answer, expected)
             if expected is AssociateAC:
                 assert answer.user_information.user_identity_response == b"ticket"
-        assert await answer_to(server, request()) == NO_REASON
+        assert await answer_to(server, request()) == AssociateRJ(1, 2, 1)  # by the check
         identity = UserIdentity.of_user("alice")
         async with asyncdicom.connect("127.0.0.1", server.port, contexts=[CT], user_identity=identity) as association:
             await association.c_store(asyncdicom.Instance(CT, "1.2", "1.2.840.10008.1.2.1", length=2, data=b"ab"))
