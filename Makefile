@@ -11,8 +11,8 @@ demo: $(VENV)/demo
 
 # A process for each core, and a file of tests in one of them; then those that want nothing beside them.
 test: $(VENV)/dev dcmtk
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" $(TESTS)
+	$(BIN)/python -m pytest -m alone $(TESTS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

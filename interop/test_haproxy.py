@@ -100,8 +100,7 @@ async def test_tls_goes_through_haproxy_to_our_server(how, tmp_path, dcmtk, auth
         assert peers == [("127.0.0.3", "127.0.0.2"), ("127.0.0.1", "127.0.0.2")]
 
 
-@pytest.mark.parametrize("over", ["plain", "TLS"])
-@pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2"])
+@pytest.mark.parametrize(("how", "over"), [("send-proxy", "plain"), ("send-proxy-v2", "TLS")])
 async def test_checks_of_health_are_quiet_and_find_the_server_well(how, over, tmp_path, tls, caplog):
     server_side, client_side = tls if over == "TLS" else (None, None)
     checks = []
