@@ -30,6 +30,7 @@ __all__ = [
     "LocalProtocolError",
     "NoAcceptedContext",
     "NoConnection",
+    "NotDicom",
     "PoolTimeout",
     "ProtocolError",
     "StatusError",
@@ -117,6 +118,10 @@ class ProtocolError(DicomError):
         super().__init__(message)
         self.reason = reason
         """The reason of the A-ABORT that answers it; its source is the service provider."""
+
+
+class NotDicom(ProtocolError):
+    """The peer speaks something else; there is no point in waiting until it has read the A-ABORT."""
 
 
 class AssociationError(DicomError):

@@ -15,7 +15,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING, TypeAlias
 
-from .errors import AbortReason, ProtocolError
+from .errors import AbortReason, NotDicom, ProtocolError
 from .pdu import MAX_ASSOCIATE_LENGTH, PDU, PDU_HEADER, PDV_HEADER, PduType, decode_pdu
 
 if TYPE_CHECKING:
@@ -373,7 +373,10 @@ class ReceiveBuffer:
     def _begin_body(self, pdu_type: int, length: int) -> None:
         allowed = _MAX_LENGTHS.get(pdu_type)
         if allowed is None:
-            raise ProtocolError(_unrecognized(pdu_type), AbortReason.UNRECOGNIZED_PDU)
+            message = f"unrecognized PDU type {pdu_type:02X}H"
+            if pdu_type in _STRANGERS:
+                raise NotDicom(f"{message}; it looks like {_STRANGERS[pdu_type]}", AbortReason.UNRECOGNIZED_PDU)
+            raise ProtocolError(message, AbortReason.UNRECOGNIZED_PDU)
         if length not in allowed:
             name = PduType(pdu_type).name.replace("_", "-")
             raise ProtocolError(f"{name} announces {length} bytes, {allowed[-1]} are the most it may have")
@@ -389,11 +392,4 @@ class ReceiveBuffer:
             found.append(decode_pdu(self._body_type, body))
 
 
-_STRANGERS = {
-    0x16: "; it looks like a TLS handshake on a port without TLS",
-    **dict.fromkeys(b"GPHDOC", "; it looks like an HTTP request"),
-}
-
-
-def _unrecognized(pdu_type: int) -> str:
-    return f"unrecognized PDU type {pdu_type:02X}H{_STRANGERS.get(pdu_type, '')}"
+_STRANGERS = {0x16: "a TLS handshake on a port without TLS", **dict.fromkeys(b"GPHDOC", "an HTTP request")}

@@ -14,7 +14,7 @@ import math
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from .errors import AssociationLost, AssociationTimeout, ProtocolError
+from .errors import AssociationLost, AssociationTimeout, NotDicom, ProtocolError
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -263,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._user._indicated(indicated)
         if upper_layer.deadline is not None:
             self.wake_at(upper_layer.deadline)
-        if upper_layer.close_expected:
+        if upper_layer.close_expected or isinstance(upper_layer.error, NotDicom):
             self._close()
 
     def write(self, data: bytes) -> None:

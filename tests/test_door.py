@@ -59,6 +59,18 @@ async def stalled(server, count, data):
 
 
 @pytest.mark.parametrize(
+    ("sent", "words"),
+    [(b"GET / HTTP/1.1\r\n\r\n", "an HTTP request"), (b"\x16\3\1\2\0" + bytes(512), "a TLS handshake")],
+    ids=["HTTP", "TLS"],
+)
+async def test_what_is_not_dicom_on_a_plain_port_is_named_and_closed_at_once(sent, words, caplog):
+    async with serving(timeouts=asyncdicom.Timeouts(acse=10 * DEADLINE)) as server, raw_client(server.port) as peer:
+        peer.send(sent)
+        assert await peer.receive_all() in ([Abort(0, 0)], [])  # AA-1; a reset may overtake it
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize(
     ("sent", "answer", "words"),
     [
         (request().encode(), [Abort(2, 0)], "this looks like an association request without TLS"),
