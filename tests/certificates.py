@@ -45,7 +45,7 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = parent or self
         self.certificate = (
-            _builder(self.name, issuer.name, self.key, -30 * DAY, 30 * DAY)
+            _builder(self.name, issuer, self.key, -30 * DAY, 30 * DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(sign=False), critical=True)
             .sign(issuer.key, hashes.SHA256())
@@ -71,7 +71,7 @@ class Authority:
         names = [*map(x509.DNSName, dns), *(x509.IPAddress(ipaddress.ip_address(each)) for each in ip), *extra]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (
-            _builder(subject, self.name, key, *valid)
+            _builder(subject, self, key, *valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
@@ -126,7 +126,9 @@ def _builder(subject, issuer, key, begins, ends):
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(issuer)
+        .issuer_name(issuer.name)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(NOW + begins)
