@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -365,7 +366,7 @@ class AccessPolicy:
         if self.default not in ("deny", "allow"):
             raise AccessPolicyError(f"default: {self.default!r} is neither 'deny' nor 'allow'")
         names = [_EVERYBODY.name, *(rule.name for rule in self.rules)]
-        if twice := next((name for name in names if names.count(name) > 1), ""):
+        if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
             raise AccessPolicyError(f"rule {twice!r}: name: another one has it, and counts under it")
 
     @classmethod

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import pickle
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -812,6 +814,27 @@ async def test_all_workers_have_another_policy_when_their_parent_has(tmp_path):
             async with asyncio.timeout(DEADLINE):
                 while [await answer_to(server, request(calling="DENIED")) for _ in expected] != expected:
                     pass
+
+
+async def test_a_worker_that_is_being_started_has_the_policy_that_came_meanwhile():
+    async with asyncdicom.serve("127.0.0.1", 0, access=AccessPolicy(default="allow"), workers=2) as server:
+        os.kill(server.processes[0], signal.SIGKILL)
+        async with asyncio.timeout(DEADLINE):
+            while len(server.processes) == 2 or len(server._workers) < 2:
+                await asyncio.sleep(0.001)
+            server.replace_access(AccessPolicy())
+            while len(server.processes) < 2:
+                await asyncio.sleep(0.01)
+        assert [await answer_to(server, request()) for _ in range(8)] == [CALLING] * 8
+
+
+async def test_a_policy_that_does_not_fit_in_one_write_comes_to_all_workers():
+    rules = tuple(Rule(name=f"{number}", certificates=(f"sha256:{number:064x}",)) for number in range(5000))
+    async with asyncdicom.serve("127.0.0.1", 0, access=AccessPolicy(default="allow"), workers=2) as server:
+        server.replace_access(AccessPolicy(rules))
+        server.replace_access(AccessPolicy((*rules, Rule(name="raw", calling_ae_titles="RAW"))))
+        answers = [await answer_to(server, request(calling=title)) for title in ("OTHER", "RAW") * 4]
+        assert [type(each) for each in answers] == [AssociateRJ, AssociateAC] * 4
 
 
 async def test_a_file_that_cannot_be_used_is_no_server(tmp_path):
