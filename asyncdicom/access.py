@@ -248,7 +248,18 @@ def _fits_network(peer: Peer, *, networks: tuple[_Network, ...]) -> bool:
 
 
 def _networks(texts: Iterable[str]) -> Callable[[Peer], bool]:
-    return partial(_fits_network, networks=tuple(ipaddress.ip_network(text) for text in texts))
+    return partial(_fits_network, networks=tuple(map(_network, texts)))
+
+
+def _network(text: str) -> _Network:
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        raise ValueError(f"{text!r} are IPv4 addresses, which are taken for what they are: write them as such")
+    return network
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Into which IPv4 addresses are mapped where IPv6 carries them."""
 
 
 def _fingerprint(text: str) -> str:

@@ -299,6 +299,10 @@ def test_a_service_that_is_not_allowed_is_answered_with_a_status_that_it_may_hav
         ("[[rules]]\nname = 'a'\ncertificates = 'pacs.example'", "rule 'a': certificates: 'pacs.example' does not"),
         ("[[rules]]\nname = 'a'\ncertificates = 'sha256:ab'", "rule 'a': certificates: 'ab' is no SHA-256"),
         ("[[rules]]\nname = 'a'\ncertificates = 'ip:10.*'", "rule 'a': certificates: '10.*' does not appear to be"),
+        (
+            "[[rules]]\nname = 'a'\nallow = false\nnetworks = '::ffff:10.0.0.0/104'",
+            "rule 'a': networks: '::ffff:10.0.0.0/104' are IPv4 addresses",
+        ),
         ("[[rules]]\nname = 'a'\ncertificates = 'cn:'", "rule 'a': certificates: 'cn:' does not begin"),
         ("[[rules]]\nname = 'a'\nservices = 'C-STOR'", "rule 'a': services: there is no DIMSE service 'C-STOR'"),
         ("[[rules]]\nname = 'a'\nservices = 'C-CANCEL'", "rule 'a': services: there is no DIMSE service"),
