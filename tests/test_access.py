@@ -14,6 +14,7 @@ import pytest
 from certificates import Certificates
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
 from raw_peer import CT, DEADLINE, data_set, echo_request, pdv, raw_client, request, store_request
 from standard_tables import DIMSE
 
@@ -26,6 +27,8 @@ from asyncdicom.pdu import AssociateAC, AssociateRJ
 from asyncdicom.presentation import Result
 from asyncdicom.tls import client_context, server_context
 from asyncdicom.uids import MODALITY_WORKLIST_FIND, STUDY_ROOT_FIND, STUDY_ROOT_MOVE, VERIFICATION
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_WATCH as UPS_WATCH
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 CALLING, CALLED, NO_REASON = AssociateRJ(1, 1, 3), AssociateRJ(1, 1, 7), AssociateRJ(1, 1, 1)
@@ -530,6 +533,19 @@ async def test_services_that_are_not_allowed_are_refused_before_a_handler_sees_t
     assert handled == []
     assert "0124H" in caplog.text
     assert "C-STORE is not allowed" in caplog.text
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(UPS_WATCH, Status.NOT_AUTHORIZED), ("1.2.840.10008.5.1.4.34.6.*", 0)])
+async def test_what_is_refused_of_a_procedure_step_does_not_come_on_another_of_its_contexts(allowed, status):
+    async def succeed(_):
+        return Status.SUCCESS
+
+    options = {"n_create": succeed, "n_get": succeed, "contexts": [UPS_PUSH, UPS_WATCH]}
+    async with serving(Rule(name="r", sop_classes=allowed), **options) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[UPS_PUSH, UPS_WATCH]) as association:
+            assert (await association.n_create(UPS_PUSH, Dataset(), "1.2.3", context=UPS_WATCH)).status == status
+            assert (await association.n_create(UPS_WATCH, Dataset(), "1.2.3")).status == status
+            assert (await association.n_get(UPS_PUSH, "1.2.3", context=UPS_WATCH)).status == 0
 
 
 async def test_a_refused_c_find_has_the_one_refusal_that_c_find_knows():
