@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from .command import MESSAGES, CommandField, Status
 from .errors import AccessPolicyError, LocalProtocolError
 from .pdu import AssociateRJ, check_ae_title
-from .uids import uids_of
+from .uids import (
+    CONTEXTS_FOR,
+    UNIFIED_PROCEDURE_STEP_PULL,
+    UNIFIED_PROCEDURE_STEP_PUSH,
+    UNIFIED_PROCEDURE_STEP_WATCH,
+    uids_of,
+)
 
 if TYPE_CHECKING:
     import os
@@ -184,9 +191,16 @@ class Rule:
         """Whether presentation contexts for it may be accepted."""
         return self._sop_classes is None or self._sop_classes.match(abstract_syntax)
 
-    def refusal(self, command_field: int) -> Status | None:
-        """The status that answers a request for a service that is not allowed; None for one that is."""
-        return self._refused.get(command_field)
+    def refusal(self, command_field: int, sop_class: str = "", action: int | None = None) -> Status | None:
+        """The status that answers a request for a service that is not allowed; None for one that is.
+
+        ``sop_class`` is what a request names, ``action`` the Action Type ID of an N-ACTION.
+        """
+        if (refused := self._refused.get(command_field)) is not None:
+            return refused
+        key = (command_field, action if command_field == CommandField.N_ACTION_RQ else None)
+        belongs_to = _UPS_SERVICES.get(key) if sop_class in _UPS else None
+        return None if belongs_to is None or self.permits(belongs_to) else Status.NOT_AUTHORIZED
 
 
 class _Patterns(NamedTuple):
@@ -247,7 +261,18 @@ def _fits_network(peer: Peer, *, networks: tuple[_Network, ...]) -> bool:
 
 
 def _networks(texts: Iterable[str]) -> Callable[[Peer], bool]:
-    return partial(_fits_network, networks=tuple(ipaddress.ip_network(text) for text in texts))
+    return partial(_fits_network, networks=tuple(map(_network, texts)))
+
+
+def _network(text: str) -> _Network:
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        raise ValueError(f"{text!r} are IPv4 addresses, which are taken for what they are: write them as such")
+    return network
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Into which IPv4 addresses are mapped where IPv6 carries them."""
 
 
 def _fingerprint(text: str) -> str:
@@ -299,6 +324,17 @@ _REFUSED = dict.fromkeys(_SERVICES.values(), Status.NOT_AUTHORIZED) | {
     CommandField.N_EVENT_REPORT_RQ: Status(Status.PROCESSING_FAILURE, "not authorized"),  # PS3.7 10.1.1 has no refusal
 }
 """The status for a service that is not allowed, by command field."""
+
+
+_UPS = (UNIFIED_PROCEDURE_STEP_PUSH, *CONTEXTS_FOR[UNIFIED_PROCEDURE_STEP_PUSH])
+_UPS_SERVICES: dict[tuple[int, int | None], str] = {
+    (CommandField.N_CREATE_RQ, None): UNIFIED_PROCEDURE_STEP_PUSH,
+    (CommandField.N_SET_RQ, None): UNIFIED_PROCEDURE_STEP_PULL,
+    (CommandField.N_ACTION_RQ, 1): UNIFIED_PROCEDURE_STEP_PULL,
+    **{(CommandField.N_ACTION_RQ, action): UNIFIED_PROCEDURE_STEP_WATCH for action in (3, 4, 5)},
+}
+"""The SOP class to which a service belongs alone, by Action Type ID too (PS3.4 CC.2). Requests name UPS Push, on a
+context for whichever of the classes: neither says what is asked for."""
 
 
 def _services(texts: Iterable[str]) -> dict[int, Status]:
@@ -365,7 +401,7 @@ class AccessPolicy:
         if self.default not in ("deny", "allow"):
             raise AccessPolicyError(f"default: {self.default!r} is neither 'deny' nor 'allow'")
         names = [_EVERYBODY.name, *(rule.name for rule in self.rules)]
-        if twice := next((name for name in names if names.count(name) > 1), ""):
+        if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
             raise AccessPolicyError(f"rule {twice!r}: name: another one has it, and counts under it")
 
     @classmethod

@@ -5,9 +5,9 @@ taking it (MSG_PEEK): then there is no task, no TLS object and no association, o
 PROXY header has it taken, byte by byte exact. What does not begin as it has to is named in the log and closed.
 
 TLS handshakes begin a few at a time, so that a thousand that come at once do not hold up the event loop, by turns of
-their addresses and the newest of each first, so that nobody waits behind them; and of those that have begun the oldest
-is dropped for the newest beyond a limit, as asyncio takes 256 KiB for each. There is one deadline for all of it,
-ARTIM's, until an association request is here (PS3.8 9.1.5).
+their addresses and the newest of each first, so that nobody waits behind them. Beyond a limit of those that have begun,
+as asyncio takes 256 KiB for each, the oldest of the address that has most is dropped for the newest. There is one
+deadline for all of it, ARTIM's, until an association request is here (PS3.8 9.1.5).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from .errors import AbortReason, AbortSource, ProtocolError
@@ -212,10 +213,15 @@ class Door:
                 self._waiting[address] = neighbours  # after the other addresses
             self._begun[visitor] = None
             if len(self._begun) > _MAX_HANDSHAKES:
-                next(iter(self._begun)).end(f"the oldest of {len(self._begun)} TLS handshakes")
+                self._oldest_begun().end(f"one of {len(self._begun)} TLS handshakes, and the oldest of its address")
             visitor.task = asyncio.ensure_future(self._connect(visitor))
             self.tasks.add(visitor.task)
         self._next = self._loop.call_soon(self._begin_some) if self._waiting else None
+
+    def _oldest_begun(self) -> Visitor:
+        """Of the address that has most: who sends many shall not push out others."""
+        [(address, _)] = Counter(each.address for each in self._begun).most_common(1)
+        return next(each for each in self._begun if each.address == address)
 
     async def _connect(self, visitor: Visitor) -> None:
         context = self.context()

@@ -155,10 +155,13 @@ class Performer:
         """The status that answers a request at once, None for one that a handler shall have."""
         field = command.message.field
         association = self._association
-        if association._admission is not None and (refusal := association._admission.rule.refusal(field)) is not None:
-            if association._on_refused is not None:
-                association._on_refused(association, command, refusal)
-            return refusal
+        if association._admission is not None:
+            named = command.requested_sop_class_uid or command.affected_sop_class_uid or ""
+            refusal = association._admission.rule.refusal(field, named, command.action_type_id)
+            if refusal is not None:
+                if association._on_refused is not None:
+                    association._on_refused(association, command, refusal)
+                return refusal
         if field is CommandField.C_ECHO_RQ:
             return Status.SUCCESS if context.abstract_syntax == VERIFICATION else Status.SOP_CLASS_NOT_SUPPORTED
         if handler is None:

@@ -39,7 +39,7 @@ class Reloadable:
 
     def __init__(self, *, ssl: ssl_module.SSLContext | Callable[[], ssl_module.SSLContext] | None) -> None:
         self._make_ssl = ssl if callable(ssl) else None
-        self._ssl = ssl() if callable(ssl) else ssl
+        self._ssl = _made_by(ssl) if callable(ssl) else ssl
         self._access: Any = None
         self._check_identity: Any = None
         self._audit: AuditTrail | None = None
@@ -84,7 +84,7 @@ class Reloadable:
                 "the TLS context is the event loop's for good; not so on Windows's SelectorEventLoop"
             )
         if name == "_ssl" and self._make_ssl is not None:
-            return self._make_ssl()
+            return _made_by(self._make_ssl)
         current = getattr(self, name)
         return current.remade() if hasattr(current, "remade") else current
 
@@ -148,6 +148,15 @@ class Reloadable:
             _log.warning("= the server's certificate expires in %d days, on %s", left.days, end.date())
 
 
+def _made_by(make: Callable[[], ssl_module.SSLContext]) -> ssl_module.SSLContext:
+    """What a user's function makes: None would be no TLS at all."""
+    import ssl  # noqa: PLC0415 - only with TLS
+
+    if not isinstance(context := make(), ssl.SSLContext):
+        raise TypeError(f"ssl: the function returned {context!r}, and no ssl.SSLContext")
+    return context
+
+
 _State = list[tuple[int, ...] | None]
 
 
@@ -155,7 +164,11 @@ def _state_of(files: Iterable[Path]) -> _State:
     """What changes when a file is replaced or written, of a folder also its files."""
     state: _State = []
     for each in files:
-        for path in (each, *sorted(each.iterdir())) if each.is_dir() else (each,):
+        try:
+            paths = (each, *sorted(each.iterdir())) if each.is_dir() else (each,)
+        except OSError:
+            paths = (each,)
+        for path in paths:
             try:
                 stat = path.stat()
             except OSError:

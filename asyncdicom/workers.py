@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import inspect
 import logging
 import multiprocessing
@@ -28,6 +27,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +38,7 @@ from .server import Server, Statistics
 
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .association import Association
     from .door import Visitor
@@ -226,7 +226,7 @@ class WorkerGroup(Server):
             self._start_with, options=options | {_OPTIONS[name]: each for name, each in own.items() if each is not None}
         )
         for worker in self._workers.values():
-            worker.send(_Reload(own, makes_tls="_ssl" in fresh))
+            worker.reload(_Reload(own, makes_tls="_ssl" in fresh))
 
 
 # What passes between the parent and a worker
@@ -289,6 +289,8 @@ _LENGTH: Final = struct.Struct(">I")
 _RECEIVE_SIZE = 64 * 1024
 _MAX_DESCRIPTORS = 64
 """In one read; Linux gives those of one message."""
+_MAX_UNSENT = 64
+"""Messages that wait for a longer one to be sent."""
 
 
 class _Channel:
@@ -308,17 +310,57 @@ class _Channel:
         self._handed = handed
         self._ended = ended
         self._buffer = bytearray()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        """The rest of a message that was too long to be sent at once, and those behind it; with our own descriptors."""
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self.read)
 
-    def send(self, message: object, *descriptors: int) -> bool:
-        """Whether it could be sent: at once and whole, or the other end has not read for a long time."""
+    def send(self, message: object, *descriptors: int, must: bool = False) -> bool:
+        """Whether it is on its way; else the other end is gone, or has not read for a long time unless it ``must``."""
         data = pickle.dumps(message)
         frame = _LENGTH.pack(len(data)) + data
-        with contextlib.suppress(OSError):
-            sent = socket.send_fds(self._sock, [frame], descriptors) if descriptors else self._sock.send(frame)
-            return sent == len(frame)
-        return False
+        sent = 0
+        try:
+            if not self._unsent:
+                sent = self._write(frame, descriptors)
+            elif len(self._unsent) >= _MAX_UNSENT and not must:
+                return False
+        except BlockingIOError:
+            if not must:
+                return False
+        except OSError:
+            return False
+        if sent < len(frame):
+            if not self._unsent:
+                self._loop.add_writer(self._sock.fileno(), self._send_rest)
+            self._unsent.append((frame[sent:], [] if sent else list(map(os.dup, descriptors))))
+        return True
+
+    def _write(self, frame: bytes, descriptors: Sequence[int]) -> int:
+        return socket.send_fds(self._sock, [frame], descriptors) if descriptors else self._sock.send(frame)
+
+    def _send_rest(self) -> None:
+        while self._unsent:
+            frame, descriptors = self._unsent[0]
+            try:
+                sent = self._write(frame, descriptors)
+            except BlockingIOError:
+                return
+            except OSError:  # reading tells that the other end is gone
+                break
+            while descriptors:
+                os.close(descriptors.pop())
+            if sent < len(frame):
+                self._unsent[0] = frame[sent:], descriptors
+            else:
+                self._unsent.popleft()
+        self._forget_rest()
+
+    def _forget_rest(self) -> None:
+        self._loop.remove_writer(self._sock.fileno())
+        while self._unsent:
+            for descriptor in self._unsent.pop()[1]:
+                os.close(descriptor)
 
     def read(self) -> None:
         """Take what is there."""
@@ -352,6 +394,7 @@ class _Channel:
         """Close this end, and so the other."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
+            self._forget_rest()
             self._sock.close()
 
 
@@ -401,12 +444,12 @@ class _Worker:
         return True
 
     def close(self, drain: float) -> bool:
-        """Tell it to end; whether it heard."""
-        return self.send(drain)
+        """Tell it to end; whether it will hear."""
+        return self.is_ready and self._channel.send(drain, must=True)
 
-    def send(self, message: object) -> bool:
-        """Tell it something; whether it heard."""
-        return self.is_ready and self._channel.send(message)
+    def reload(self, message: _Reload) -> None:
+        """Tell it what to use from now on, also one that is still being started: with what there was before."""
+        self._channel.send(message, must=True)
 
     def end(self) -> None:
         """Leave nothing of it, whether it has ended or not."""

@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import pickle
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from certificates import Certificates
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
 from raw_peer import CT, DEADLINE, data_set, echo_request, pdv, raw_client, request, store_request
 from standard_tables import DIMSE
 
@@ -24,6 +27,8 @@ from asyncdicom.pdu import AssociateAC, AssociateRJ
 from asyncdicom.presentation import Result
 from asyncdicom.tls import client_context, server_context
 from asyncdicom.uids import MODALITY_WORKLIST_FIND, STUDY_ROOT_FIND, STUDY_ROOT_MOVE, VERIFICATION
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_PUSH as UPS_PUSH
+from asyncdicom.uids import UNIFIED_PROCEDURE_STEP_WATCH as UPS_WATCH
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 CALLING, CALLED, NO_REASON = AssociateRJ(1, 1, 3), AssociateRJ(1, 1, 7), AssociateRJ(1, 1, 1)
@@ -297,6 +302,10 @@ def test_a_service_that_is_not_allowed_is_answered_with_a_status_that_it_may_hav
         ("[[rules]]\nname = 'a'\ncertificates = 'pacs.example'", "rule 'a': certificates: 'pacs.example' does not"),
         ("[[rules]]\nname = 'a'\ncertificates = 'sha256:ab'", "rule 'a': certificates: 'ab' is no SHA-256"),
         ("[[rules]]\nname = 'a'\ncertificates = 'ip:10.*'", "rule 'a': certificates: '10.*' does not appear to be"),
+        (
+            "[[rules]]\nname = 'a'\nallow = false\nnetworks = '::ffff:10.0.0.0/104'",
+            "rule 'a': networks: '::ffff:10.0.0.0/104' are IPv4 addresses",
+        ),
         ("[[rules]]\nname = 'a'\ncertificates = 'cn:'", "rule 'a': certificates: 'cn:' does not begin"),
         ("[[rules]]\nname = 'a'\nservices = 'C-STOR'", "rule 'a': services: there is no DIMSE service 'C-STOR'"),
         ("[[rules]]\nname = 'a'\nservices = 'C-CANCEL'", "rule 'a': services: there is no DIMSE service"),
@@ -524,6 +533,19 @@ async def test_services_that_are_not_allowed_are_refused_before_a_handler_sees_t
     assert handled == []
     assert "0124H" in caplog.text
     assert "C-STORE is not allowed" in caplog.text
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(UPS_WATCH, Status.NOT_AUTHORIZED), ("1.2.840.10008.5.1.4.34.6.*", 0)])
+async def test_what_is_refused_of_a_procedure_step_does_not_come_on_another_of_its_contexts(allowed, status):
+    async def succeed(_):
+        return Status.SUCCESS
+
+    options = {"n_create": succeed, "n_get": succeed, "contexts": [UPS_PUSH, UPS_WATCH]}
+    async with serving(Rule(name="r", sop_classes=allowed), **options) as server:
+        async with asyncdicom.connect("127.0.0.1", server.port, contexts=[UPS_PUSH, UPS_WATCH]) as association:
+            assert (await association.n_create(UPS_PUSH, Dataset(), "1.2.3", context=UPS_WATCH)).status == status
+            assert (await association.n_create(UPS_WATCH, Dataset(), "1.2.3")).status == status
+            assert (await association.n_get(UPS_PUSH, "1.2.3", context=UPS_WATCH)).status == 0
 
 
 async def test_a_refused_c_find_has_the_one_refusal_that_c_find_knows():
@@ -812,6 +834,27 @@ async def test_all_workers_have_another_policy_when_their_parent_has(tmp_path):
             async with asyncio.timeout(DEADLINE):
                 while [await answer_to(server, request(calling="DENIED")) for _ in expected] != expected:
                     pass
+
+
+async def test_a_worker_that_is_being_started_has_the_policy_that_came_meanwhile():
+    async with asyncdicom.serve("127.0.0.1", 0, access=AccessPolicy(default="allow"), workers=2) as server:
+        os.kill(server.processes[0], signal.SIGKILL)
+        async with asyncio.timeout(DEADLINE):
+            while len(server.processes) == 2 or len(server._workers) < 2:
+                await asyncio.sleep(0.001)
+            server.replace_access(AccessPolicy())
+            while len(server.processes) < 2:
+                await asyncio.sleep(0.01)
+        assert [await answer_to(server, request()) for _ in range(8)] == [CALLING] * 8
+
+
+async def test_a_policy_that_does_not_fit_in_one_write_comes_to_all_workers():
+    rules = tuple(Rule(name=f"{number}", certificates=(f"sha256:{number:064x}",)) for number in range(5000))
+    async with asyncdicom.serve("127.0.0.1", 0, access=AccessPolicy(default="allow"), workers=2) as server:
+        server.replace_access(AccessPolicy(rules))
+        server.replace_access(AccessPolicy((*rules, Rule(name="raw", calling_ae_titles="RAW"))))
+        answers = [await answer_to(server, request(calling=title)) for title in ("OTHER", "RAW") * 4]
+        assert [type(each) for each in answers] == [AssociateRJ, AssociateAC] * 4
 
 
 async def test_a_file_that_cannot_be_used_is_no_server(tmp_path):

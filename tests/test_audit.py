@@ -249,6 +249,19 @@ def test_what_is_too_much_is_lost_counted_and_told_once_at_each_end(caplog):
     ]
 
 
+def test_where_no_thread_can_be_started_messages_wait(sink, monkeypatch, caplog):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        sink.put(record("<first/>"))
+    assert "can't start new thread" in caplog.text
+    sink.put(record("<second/>"))
+    sink.close()
+    assert [each.xml for each in sink.records] == ["<first/>", "<second/>"]
+
+
 def test_what_cannot_be_written_now_is_tried_again_in_order(caplog):
     sink = ListSink()
     sink.error = OSError("no space")
@@ -645,6 +658,7 @@ async def test_a_user_logs_in_and_out(sink, audit):
         (UserIdentity(3, b"swordfish"), "the user of MODALITY with a Kerberos ticket"),
         (UserIdentity(4, b"swordfish"), "the user of MODALITY with a SAML assertion"),
         (UserIdentity(5, b"swordfish"), "the user of MODALITY with a JSON web token"),
+        (UserIdentity(6, b"swordfish"), "the user of MODALITY with an identity of type 6"),
     ],
 )
 async def test_a_user_who_is_not_believed_is_reported_and_never_what_was_shown(sink, audit, identity, name):

@@ -210,6 +210,20 @@ async def test_the_oldest_handshake_goes_for_the_newest(tls_contexts, monkeypatc
         await settle(lambda: not server._door.tasks)
 
 
+async def test_handshakes_of_one_address_do_not_push_out_another_s(tls_contexts, monkeypatch):
+    monkeypatch.setattr(door, "_MAX_HANDSHAKES", 3)
+    hello = client_hello(tls_contexts[1])[:100]
+    async with serving(ssl=tls_contexts[0]) as server:
+        _, slow = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+        slow.write(hello)
+        await settle(lambda: server._door.tasks)
+        (good,) = server._door._begun
+        async with stalled(server, 6, hello):
+            await settle(lambda: len(server._pending) == 3 and len(server._door.tasks) == 3)
+            assert good in server._door._begun
+        slow.transport.abort()
+
+
 async def test_a_burst_of_handshakes_begins_a_few_at_a_time_the_newest_first(tls_contexts, monkeypatch):
     begun = []
     connect = door.Door._connect

@@ -77,6 +77,39 @@ async def test_a_function_is_called_again(certificates, client):
         assert await shown(server, client) == "rsa"
 
 
+async def test_a_function_that_makes_no_context_never_makes_a_server_without_tls(certificates, client):
+    contexts = [server_context(*certificates.server), None]
+    async with serving(ssl=lambda: contexts.pop(0)) as server:
+        with pytest.raises(TypeError, match="ssl: the function returned None"):
+            server.reload_tls()
+        assert await shown(server, client) == "server"
+    with pytest.raises(TypeError, match="ssl: the function returned None"):
+        await serving(ssl=lambda: None)
+
+
+async def test_what_cannot_be_looked_at_does_not_end_the_looking(tmp_path):
+    class Gone(type(tmp_path)):
+        def iterdir(self):
+            raise PermissionError("a folder that is being replaced")
+
+    class Check:
+        def __init__(self, number):
+            self.number = number
+            self.files = (Gone(tmp_path), tmp_path / "users")
+
+        def remade(self):
+            return Check(self.number + 1)
+
+        async def __call__(self, identity, association):
+            return True
+
+    async with serving(user_identity=Check(0), reload_interval=0.01) as server:
+        (tmp_path / "users").touch()
+        async with asyncio.timeout(DEADLINE):
+            while not server._check_identity.number:
+                await asyncio.sleep(0.005)
+
+
 async def test_a_plain_context_stays_and_so_does_no_context(tls_contexts):
     for context in (tls_contexts[0], None):
         async with serving(ssl=context) as server:

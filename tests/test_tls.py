@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 import shutil
@@ -872,6 +873,15 @@ def test_a_common_name_is_the_only_one(certificates, count):
 def test_what_is_no_certificate_is_a_value_error(data):
     with pytest.raises(ValueError, match=r".+"):
         certificate_of(data)
+
+
+@pytest.mark.parametrize("read", [certificate_of, lambda der: check_peer(der, "B.13")])
+def test_whatever_is_wrong_with_a_certificate_is_a_value_error(read, certificates):
+    der = x509.load_pem_x509_certificate(certificates.client.certificate.read_bytes()).public_bytes(DER)
+    for at in range(len(der)):
+        for value in (0, der[at] ^ 3, 0xFF):
+            with contextlib.suppress(ValueError):
+                read(der[:at] + bytes((value,)) + der[at + 1 :])
 
 
 # What went wrong

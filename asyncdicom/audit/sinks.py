@@ -88,9 +88,17 @@ class Sink:
             self._size += cost
             if self._thread is None or not self._thread.is_alive():
                 self._deadline = None
-                self._thread = threading.Thread(target=self._run, name=f"asyncdicom {self!r}", daemon=True)
-                self._thread.start()
+                self._start()
             self._change.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"asyncdicom {self!r}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has none left: whoever reports shall not fail for it
+            _log.error("= audit messages for %r wait: %s", self, error)
+        else:
+            self._thread = thread
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what waits, for so many seconds at most; what comes later begins anew. Blocks."""

@@ -78,6 +78,8 @@ _FLUSH_TIME = 3.0
 _HEAD_LENGTH = 8192
 _SUBJECT = _PATIENT_ID, _STUDY_INSTANCE_UID = 0x0010_0020, 0x0020_000D
 
+_NAMES = (1, 2)
+"""User identities that begin with a name; what those have that the standard does not know may be a secret."""
 _CREDENTIALS = {3: "a Kerberos ticket", 4: "a SAML assertion", 5: "a JSON web token"}
 """User identities that say who it is only to those that can verify them (PS3.7 D.3.3.7)."""
 
@@ -359,9 +361,10 @@ def _user_name(association: Association) -> str:
     identity = association.user_identity
     if identity is None:
         return UNKNOWN
-    if identity.type in _CREDENTIALS:
-        return f"the user of {association.calling_ae_title} with {_CREDENTIALS[identity.type]}"
-    return identity.primary.decode("utf-8", "backslashreplace")
+    if identity.type in _NAMES:
+        return identity.primary.decode("utf-8", "backslashreplace")
+    credential = _CREDENTIALS.get(identity.type, f"an identity of type {identity.type}")
+    return f"the user of {association.calling_ae_title} with {credential}"
 
 
 async def _head(incoming: IncomingDataSet) -> dict[int, bytes]:
