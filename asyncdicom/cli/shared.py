@@ -359,7 +359,7 @@ async def associate(
             local_address=(options.bind_address, 0) if options.bind_address else None,
         )
     except (DicomError, OSError) as error:
-        failure = explain_connecting(error)
+        failure = explain_connecting(error, over_tls=options.requestor_tls is not None)
         if isinstance(error, OSError) and not isinstance(error, DicomError):
             message = f"no connection to {peer.host} port {peer.port}: {error.strerror or error}"
             raise ToolError(ExitCode.NETWORK, message, "check the host name") from error
