@@ -90,7 +90,7 @@ TOOL: Final = Tool(
                 nothing_to_do("-up --uid-padding", "padding of UIDs is always taken off"),
                 nothing_to_do("--single-process", "a process serves many associations; see --workers"),
                 nothing_to_do("--fork", "a process serves many associations; see --workers"),
-                nothing_to_do("-ac --access-full", "every host may connect"),
+                nothing_to_do("-ac --access-full", "every host may connect that --access-policy does not refuse"),
                 refused("+ac --access-control", "use --access-policy"),
                 refused("-id --inetd", "it listens itself"),
                 refused("-xf --config-file", "association configuration files are not read", "FILE", "PROFILE"),

@@ -63,7 +63,7 @@ class TLSOptions:
             return
         if self.verify != "off" and not self.trusted:
             raise UsageError(
-                "whose certificates are trusted? +cf FILE or +cd FOLDER says it; -ic accepts any peer, and none is safe"
+                "whose certificates are trusted? +cf FILE or +cd FOLDER says it; -ic looks at none: any peer is taken"
             )
         if self.check_crls and not self.crls:
             raise UsageError("+crv and +cra look certificates up in revocation lists: +crl FILE names one")
