@@ -431,6 +431,30 @@ def test_users_of_the_password_file_are_let_in(tmp_path, workers):
     assert "sesame" not in receiver.errors
 
 
+def test_users_may_be_let_in_beside_devices_that_have_none(tmp_path):
+    users, policy = tmp_path / "users", tmp_path / "policy.toml"
+    assert run("passwd", users, "meier", input="open sesame\n").returncode == 0
+    policy.write_text('[[rules]]\nname = "CT"\ncalling_ae_titles = "CT*"\n[[rules]]\nname = "users"\nusers = "meier"\n')
+    options = ("--password-file", users, "--users-optional", "--access-policy", policy)
+    with Receiver(tmp_path / "received", *options) as receiver:
+        codes = [
+            run_here("echoscu", *receiver.peer, *options).returncode
+            for options in (("-aet", "CT1"), ("-usr", "meier", "-pwd", "open sesame"), ("-aet", "CT1", "-usr", "x"), ())
+        ]
+    assert codes == [ExitCode.OK, ExitCode.OK, ExitCode.NEGOTIATION, ExitCode.NEGOTIATION]
+
+
+def test_users_can_be_optional_only_where_there_are_users(tmp_path):
+    result = run_here("storescp", "0", "-od", tmp_path, "--users-optional")
+    assert result.returncode == ExitCode.SYNTAX
+    assert "--password-file" in result.stderr
+
+
+def test_who_calls_without_tls_hears_that_it_may_be_wanted(receiver):
+    result = run_here("echoscu", *receiver.peer)
+    assert (result.returncode, "+tls" in result.stderr) == (ExitCode.ABORTED, True)
+
+
 @pytest.mark.parametrize("option", ["--access-policy", "--password-file"])
 def test_a_file_for_access_that_cannot_be_used_is_exit_code_66(tmp_path, option):
     (tmp_path / "broken").write_text("what = [")

@@ -57,6 +57,7 @@ class ListeningOptions(NetworkOptions):
     port_file: str = ""
     access_policy: str = ""
     password_file: str = ""
+    users_optional: bool = False
     proxies: tuple[str, ...] = ()
     audit_file: str = ""
     audit_syslog: tuple[tuple[str, str, int], ...] = ()
@@ -64,6 +65,8 @@ class ListeningOptions(NetworkOptions):
     def check(self) -> None:
         """Also read what TLS needs."""
         super().check()
+        if self.users_optional and not self.password_file:
+            raise UsageError("--users-optional says something of --password-file, which is missing")
         _ = self.acceptor_tls
 
     @property
@@ -77,9 +80,12 @@ class ListeningOptions(NetworkOptions):
             "max_associations": self.max_associations,
             "proxies": self.proxies,
             "access": AccessPolicy.from_toml(self.access_policy) if self.access_policy else None,
-            "user_identity": PasswordFile(self.password_file) if self.password_file else None,
+            "user_identity": self._users(),
             "audit": self._audit_trail(),
         }
+
+    def _users(self) -> PasswordFile | None:
+        return PasswordFile(self.password_file, required=not self.users_optional) if self.password_file else None
 
     def _audit_trail(self) -> AuditTrail | None:
         if not (self.audit_file or self.audit_syslog):
@@ -165,6 +171,11 @@ ACCESS: Final = Group(
             "password_file",
             "FILE",
             "take only users who are in this file, with their passwords; 'asyncdicom passwd' writes it",
+        ),
+        flag(
+            "--users-optional",
+            "users_optional",
+            "also take those who send no user name, as modalities do; rules of --access-policy can tell them apart",
         ),
         Option(
             ("--proxy",),
