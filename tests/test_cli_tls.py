@@ -450,6 +450,13 @@ def test_users_can_be_optional_only_where_there_are_users(tmp_path):
     assert "--password-file" in result.stderr
 
 
+@pytest.mark.parametrize(("options", "words"), [("", "; the peer: CN="), ("-ic", "not verified")])
+def test_what_was_agreed_over_tls_is_shown(receiver, as_client, options, words):
+    result = run_here("echoscu", *receiver.peer, *as_client, "-v", *options.split())
+    assert "TLSv1.3, TLS_AES_" in result.stderr
+    assert words in result.stderr
+
+
 def test_who_calls_without_tls_hears_that_it_may_be_wanted(receiver):
     result = run_here("echoscu", *receiver.peer)
     assert (result.returncode, "+tls" in result.stderr) == (ExitCode.ABORTED, True)
