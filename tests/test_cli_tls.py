@@ -308,6 +308,35 @@ def test_a_keys_password_is_given_or_asked_for(receiver, files, locked, *, optio
     assert PASSWORD not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(f"{PASSWORD}\n".encode(), ""), (b"wrong\n", "password is wrong"), (b"\xff", "UTF-8"), (None, "No such file")],
+)
+def test_a_keys_password_may_be_in_a_file(receiver, files, trust, locked, tmp_path, *, content, words):
+    if content is not None:
+        (tmp_path / "password").write_bytes(content)
+    own = ("+tls", locked, files.client.certificate, "--key-password-file", tmp_path / "password")
+    result = run_here("echoscu", *receiver.peer, *own, *trust)
+    assert result.returncode == (ExitCode.TLS if words else ExitCode.OK)
+    assert words in result.stderr
+
+
+def test_a_keys_password_is_given_in_one_way(receiver, as_client):
+    result = run_here("echoscu", *receiver.peer, *as_client, "+pw", "a", "--key-password-file", "b")
+    assert result.returncode == ExitCode.SYNTAX
+
+
+def test_a_password_file_that_is_gone_leaves_the_server_as_it_is(tmp_path, files, locked, trust, as_client):
+    (tmp_path / "password").write_text(PASSWORD)
+    own = ("+tls", locked, files.client.certificate, "--key-password-file", tmp_path / "password")
+    with Receiver(tmp_path / "received", *own, *trust) as receiver:
+        (tmp_path / "password").unlink()
+        receiver.process.send_signal(signal.SIGHUP)
+        client = (*as_client[:3], *trust)
+        assert run_here("echoscu", *receiver.peer, *client, "-ic").returncode == ExitCode.OK
+    assert "nothing is read again" in receiver.errors
+
+
 def test_a_password_is_asked_for_on_a_terminal_and_not_shown(receiver, files, trust, locked):
     own, other = pty.openpty()
     words = ("echoscu", *receiver.peer, "+tls", locked, files.client.certificate, *trust)
@@ -429,6 +458,13 @@ def test_users_of_the_password_file_are_let_in(tmp_path, workers):
         ]
     assert codes == [ExitCode.OK, ExitCode.NEGOTIATION, ExitCode.NEGOTIATION]
     assert "sesame" not in receiver.errors
+    assert "the passwords cross the network in the clear" in receiver.errors
+
+
+def test_a_profile_that_encrypts_nothing_is_warned_of(tmp_path, files, trust):
+    with Receiver(tmp_path / "received", "+tls", files.rsa.key, files.rsa.certificate, *trust, "+pn") as receiver:
+        pass
+    assert "encrypts nothing" in receiver.errors
 
 
 def test_users_may_be_let_in_beside_devices_that_have_none(tmp_path):

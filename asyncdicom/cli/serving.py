@@ -250,6 +250,7 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     serving.add_done_callback(signals.end)
     try:
         _announce(options, server)
+        _warn(options)
         if options.has_files:
             with contextlib.suppress(NotImplementedError, AttributeError):  # Windows
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server)
@@ -268,10 +269,18 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
 def _reload(server: Server) -> None:
     try:
         server.reload()
-    except (DicomError, OSError) as error:
+    except (DicomError, ToolError, OSError) as error:
         log.error("nothing is read again: %s", error)
     else:
         log.info("certificates, access policy and passwords were read again")
+
+
+def _warn(options: ListeningOptions) -> None:
+    """Of what protects less than it seems to."""
+    if options.password_file and options.tls is None and not options.proxies:
+        log.warning("without +tls, the passwords cross the network in the clear")
+    if options.tls is not None and options.profile == "legacy-null":
+        log.warning("--profile-null encrypts nothing: all crosses the network in the clear")
 
 
 def _announce(options: ListeningOptions, server: Server) -> None:
