@@ -507,6 +507,22 @@ def test_a_file_for_access_that_cannot_be_used_is_exit_code_66(tmp_path, option)
         assert name in result.stderr
 
 
+@pytest.mark.parametrize("key", ["certificates", "users"])
+def test_rules_that_fit_nobody_are_warned_of(tmp_path, key):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[rules]]\nname = "device"\n{key} = "cn:*"\n')
+    with Receiver(tmp_path / "received", "--access-policy", policy) as receiver:
+        pass
+    assert f"rule 'device' fits nobody: {key} are verified with" in receiver.errors
+
+
+@pytest.mark.parametrize("name", ["nowhere/audit.xml", "."])
+def test_an_audit_file_that_cannot_be_written_is_exit_code_40(tmp_path, name):
+    result = run_here("storescp", "0", "-od", tmp_path, "--audit-file", tmp_path / name)
+    assert result.returncode == ExitCode.CANNOT_WRITE
+    assert "cannot be written" in result.stderr
+
+
 def test_a_proxy_says_for_whom_it_connects(tmp_path):
     policy = tmp_path / "policy.toml"
     policy.write_text('[[rules]]\nname = "site"\nnetworks = ["192.0.2.0/24"]\n')

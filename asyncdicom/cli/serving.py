@@ -79,10 +79,24 @@ class ListeningOptions(NetworkOptions):
             "ae_title": self.aet if self.require_called_aet else None,
             "max_associations": self.max_associations,
             "proxies": self.proxies,
-            "access": AccessPolicy.from_toml(self.access_policy) if self.access_policy else None,
+            "access": self._policy(),
             "user_identity": self._users(),
             "audit": self._audit_trail(),
         }
+
+    def _policy(self) -> AccessPolicy | None:
+        """The access policy; the log says which of its rules can fit nobody."""
+        if not self.access_policy:
+            return None
+        policy = AccessPolicy.from_toml(self.access_policy)
+        for rule in policy.rules:
+            if rule.certificates and (self.tls is None or self.verify == "off"):
+                log.warning(
+                    "rule %r fits nobody: certificates are verified with +tls only, and not with -ic", rule.name
+                )
+            if rule.users and not self.password_file:
+                log.warning("rule %r fits nobody: users are verified with --password-file only", rule.name)
+        return policy
 
     def _users(self) -> PasswordFile | None:
         return PasswordFile(self.password_file, required=not self.users_optional) if self.password_file else None
@@ -91,6 +105,12 @@ class ListeningOptions(NetworkOptions):
         if not (self.audit_file or self.audit_syslog):
             return None
         from asyncdicom.audit import AuditTrail, FileSink, Sink, SyslogSink  # noqa: PLC0415 - seldom needed
+
+        file = Path(self.audit_file)
+        if self.audit_file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+            raise ToolError(
+                ExitCode.CANNOT_WRITE, f"the audit file {file} cannot be written", "its folder has to exist"
+            )
 
         sinks: list[Sink] = [FileSink(self.audit_file)] if self.audit_file else []
         for transport, host, port in self.audit_syslog:
