@@ -746,7 +746,9 @@ def _load_own(context: Context, certificate: Path, key: Path, password: Password
     try:
         chain = x509.load_pem_x509_certificates(data) if _is_pem(data) else [x509.load_der_x509_certificate(data)]
     except ValueError as error:
-        raise TLSConfigurationError(f"{certificate} cannot be read as a certificate: {error}") from error
+        is_key = b"PRIVATE KEY-----" in data and b"-----BEGIN CERTIFICATE" not in data
+        why = "it holds a private key; are key and certificate in the wrong order?" if is_key else error
+        raise TLSConfigurationError(f"{certificate} cannot be read as a certificate: {why}") from error
     for each in chain:
         if weakness := _weakness(each, profile):
             raise TLSConfigurationError(f"{certificate}: {weakness}")

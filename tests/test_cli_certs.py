@@ -99,6 +99,8 @@ def test_files_that_are_there_stay_unless_asked_for(tmp_path):
         ["init", "x", "y"],
         ["init", "--days", "0", "x"],
         ["init", "--host", "a..b", "x"],
+        ["init", "--host", "a b", "x"],
+        ["init", "--host", "pacs.example:104", "x"],
         ["init", "--server-name", "x" * 65, "x"],
         ["init", "--key-type", "dsa", "x"],
     ],

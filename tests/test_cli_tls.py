@@ -308,6 +308,35 @@ def test_a_keys_password_is_given_or_asked_for(receiver, files, locked, *, optio
     assert PASSWORD not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(f"{PASSWORD}\n".encode(), ""), (b"wrong\n", "password is wrong"), (b"\xff", "UTF-8"), (None, "No such file")],
+)
+def test_a_keys_password_may_be_in_a_file(receiver, files, trust, locked, tmp_path, *, content, words):
+    if content is not None:
+        (tmp_path / "password").write_bytes(content)
+    own = ("+tls", locked, files.client.certificate, "--key-password-file", tmp_path / "password")
+    result = run_here("echoscu", *receiver.peer, *own, *trust)
+    assert result.returncode == (ExitCode.TLS if words else ExitCode.OK)
+    assert words in result.stderr
+
+
+def test_a_keys_password_is_given_in_one_way(receiver, as_client):
+    result = run_here("echoscu", *receiver.peer, *as_client, "+pw", "a", "--key-password-file", "b")
+    assert result.returncode == ExitCode.SYNTAX
+
+
+def test_a_password_file_that_is_gone_leaves_the_server_as_it_is(tmp_path, files, locked, trust, as_client):
+    (tmp_path / "password").write_text(PASSWORD)
+    own = ("+tls", locked, files.client.certificate, "--key-password-file", tmp_path / "password")
+    with Receiver(tmp_path / "received", *own, *trust) as receiver:
+        (tmp_path / "password").unlink()
+        receiver.process.send_signal(signal.SIGHUP)
+        client = (*as_client[:3], *trust)
+        assert run_here("echoscu", *receiver.peer, *client, "-ic").returncode == ExitCode.OK
+    assert "nothing is read again" in receiver.errors
+
+
 def test_a_password_is_asked_for_on_a_terminal_and_not_shown(receiver, files, trust, locked):
     own, other = pty.openpty()
     words = ("echoscu", *receiver.peer, "+tls", locked, files.client.certificate, *trust)
@@ -429,6 +458,44 @@ def test_users_of_the_password_file_are_let_in(tmp_path, workers):
         ]
     assert codes == [ExitCode.OK, ExitCode.NEGOTIATION, ExitCode.NEGOTIATION]
     assert "sesame" not in receiver.errors
+    assert "the passwords cross the network in the clear" in receiver.errors
+
+
+def test_a_profile_that_encrypts_nothing_is_warned_of(tmp_path, files, trust):
+    with Receiver(tmp_path / "received", "+tls", files.rsa.key, files.rsa.certificate, *trust, "+pn") as receiver:
+        pass
+    assert "encrypts nothing" in receiver.errors
+
+
+def test_users_may_be_let_in_beside_devices_that_have_none(tmp_path):
+    users, policy = tmp_path / "users", tmp_path / "policy.toml"
+    assert run("passwd", users, "meier", input="open sesame\n").returncode == 0
+    policy.write_text('[[rules]]\nname = "CT"\ncalling_ae_titles = "CT*"\n[[rules]]\nname = "users"\nusers = "meier"\n')
+    options = ("--password-file", users, "--users-optional", "--access-policy", policy)
+    with Receiver(tmp_path / "received", *options) as receiver:
+        codes = [
+            run_here("echoscu", *receiver.peer, *options).returncode
+            for options in (("-aet", "CT1"), ("-usr", "meier", "-pwd", "open sesame"), ("-aet", "CT1", "-usr", "x"), ())
+        ]
+    assert codes == [ExitCode.OK, ExitCode.OK, ExitCode.NEGOTIATION, ExitCode.NEGOTIATION]
+
+
+def test_users_can_be_optional_only_where_there_are_users(tmp_path):
+    result = run_here("storescp", "0", "-od", tmp_path, "--users-optional")
+    assert result.returncode == ExitCode.SYNTAX
+    assert "--password-file" in result.stderr
+
+
+@pytest.mark.parametrize(("options", "words"), [("", "; the peer: CN="), ("-ic", "not verified")])
+def test_what_was_agreed_over_tls_is_shown(receiver, as_client, options, words):
+    result = run_here("echoscu", *receiver.peer, *as_client, "-v", *options.split())
+    assert "TLSv1.3, TLS_AES_" in result.stderr
+    assert words in result.stderr
+
+
+def test_who_calls_without_tls_hears_that_it_may_be_wanted(receiver):
+    result = run_here("echoscu", *receiver.peer)
+    assert (result.returncode, "+tls" in result.stderr) == (ExitCode.ABORTED, True)
 
 
 @pytest.mark.parametrize("option", ["--access-policy", "--password-file"])
@@ -438,6 +505,22 @@ def test_a_file_for_access_that_cannot_be_used_is_exit_code_66(tmp_path, option)
         result = run_here("storescp", "0", "--ignore", "-od", tmp_path, option, tmp_path / name)
         assert result.returncode == ExitCode.CONFIGURATION
         assert name in result.stderr
+
+
+@pytest.mark.parametrize("key", ["certificates", "users"])
+def test_rules_that_fit_nobody_are_warned_of(tmp_path, key):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[rules]]\nname = "device"\n{key} = "cn:*"\n')
+    with Receiver(tmp_path / "received", "--access-policy", policy) as receiver:
+        pass
+    assert f"rule 'device' fits nobody: {key} are verified with" in receiver.errors
+
+
+@pytest.mark.parametrize("name", ["nowhere/audit.xml", "."])
+def test_an_audit_file_that_cannot_be_written_is_exit_code_40(tmp_path, name):
+    result = run_here("storescp", "0", "-od", tmp_path, "--audit-file", tmp_path / name)
+    assert result.returncode == ExitCode.CANNOT_WRITE
+    assert "cannot be written" in result.stderr
 
 
 def test_a_proxy_says_for_whom_it_connects(tmp_path):

@@ -677,6 +677,11 @@ def test_a_missing_file_is_named(server, certificates, missing):
         server(pair)
 
 
+def test_a_key_in_the_place_of_the_certificate_is_recognized(server, certificates):
+    with pytest.raises(TLSConfigurationError, match="are key and certificate in the wrong order"):
+        server((certificates.server.key, certificates.server.certificate))
+
+
 def test_what_is_no_certificate_or_no_key_is_refused(server, certificates, tmp_path):
     (tmp_path / "junk").write_bytes(b"junk")
     (tmp_path / "junk.pem").write_bytes(b"-----BEGIN PRIVATE KEY-----\njunk\n-----END PRIVATE KEY-----\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TOOL", "CertsOptions", "main"]
 
+_HOST_NAME: Final = re.compile(r"(?:\*\.)?[\w-]+(?:\.[\w-]+)*", re.ASCII)
+"""Or a pattern of them, as certificates may have it (RFC 9525 6.3)."""
 _HERE: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -53,9 +56,12 @@ def _host(text: str) -> str:
     except ValueError:
         pass
     try:
-        return text.encode("idna").decode()
+        name = text.encode("idna").decode()
     except UnicodeError:
-        raise ValueError("a host name or an IP address is expected") from None
+        name = ""
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError("a host name or an IP address is expected")
+    return name
 
 
 TOOL: Final = Tool(

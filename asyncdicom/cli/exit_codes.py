@@ -17,6 +17,7 @@ from asyncdicom.errors import (
     AccessPolicyError,
     AssociationAborted,
     AssociationError,
+    AssociationLost,
     AssociationRejected,
     AssociationTimeout,
     FileFormatError,
@@ -118,7 +119,7 @@ def explain(error: BaseException) -> Failure:
     return Failure(ExitCode.INTERNAL, f"unexpected {type(error).__name__}: {error}", "-d shows where it comes from")
 
 
-def explain_connecting(error: BaseException) -> Failure:
+def explain_connecting(error: BaseException, *, over_tls: bool = False) -> Failure:
     """What an error of ``connect()`` means: there the same exceptions tell of the connection and of the negotiation."""
     if isinstance(error, NoConnection):
         if isinstance(error.__cause__, ssl.SSLError):
@@ -126,6 +127,8 @@ def explain_connecting(error: BaseException) -> Failure:
         return Failure(ExitCode.NETWORK, str(error), _connection_hint(error.__cause__))
     if isinstance(error, AssociationTimeout):
         return Failure(ExitCode.NEGOTIATION, str(error), "is it a DICOM port? -ta sets how long to wait")
+    if not over_tls and isinstance(error, (AssociationAborted, AssociationLost)):
+        return Failure(ExitCode.ABORTED, str(error), "does its port want TLS (+tls)? the peer's log may say why")
     return explain(error)
 
 

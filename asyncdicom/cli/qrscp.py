@@ -102,7 +102,8 @@ TOOL: Final = Tool(
     "class is accepted, private ones too, in every transfer syntax. With TLS, peers are called over TLS too.\n\n"
     "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them. "
     "SIGHUP has it read certificates, access policy and passwords again.\n\n"
-    "Exit codes: 0 ended by a signal, 1 wrong command line, 20 the worklist's folder is not there, 45 the folder is "
+    "Exit codes: 0 ended by a signal, 1 wrong command line, 20 the worklist's folder is not there, 40 the audit file "
+    "cannot be written, 45 the folder is "
     "not there or cannot be written to, 64 the port cannot be listened on, "
     "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
 )

@@ -57,6 +57,7 @@ class ListeningOptions(NetworkOptions):
     port_file: str = ""
     access_policy: str = ""
     password_file: str = ""
+    users_optional: bool = False
     proxies: tuple[str, ...] = ()
     audit_file: str = ""
     audit_syslog: tuple[tuple[str, str, int], ...] = ()
@@ -64,6 +65,8 @@ class ListeningOptions(NetworkOptions):
     def check(self) -> None:
         """Also read what TLS needs."""
         super().check()
+        if self.users_optional and not self.password_file:
+            raise UsageError("--users-optional says something of --password-file, which is missing")
         _ = self.acceptor_tls
 
     @property
@@ -76,15 +79,38 @@ class ListeningOptions(NetworkOptions):
             "ae_title": self.aet if self.require_called_aet else None,
             "max_associations": self.max_associations,
             "proxies": self.proxies,
-            "access": AccessPolicy.from_toml(self.access_policy) if self.access_policy else None,
-            "user_identity": PasswordFile(self.password_file) if self.password_file else None,
+            "access": self._policy(),
+            "user_identity": self._users(),
             "audit": self._audit_trail(),
         }
+
+    def _policy(self) -> AccessPolicy | None:
+        """The access policy; the log says which of its rules can fit nobody."""
+        if not self.access_policy:
+            return None
+        policy = AccessPolicy.from_toml(self.access_policy)
+        for rule in policy.rules:
+            if rule.certificates and (self.tls is None or self.verify == "off"):
+                log.warning(
+                    "rule %r fits nobody: certificates are verified with +tls only, and not with -ic", rule.name
+                )
+            if rule.users and not self.password_file:
+                log.warning("rule %r fits nobody: users are verified with --password-file only", rule.name)
+        return policy
+
+    def _users(self) -> PasswordFile | None:
+        return PasswordFile(self.password_file, required=not self.users_optional) if self.password_file else None
 
     def _audit_trail(self) -> AuditTrail | None:
         if not (self.audit_file or self.audit_syslog):
             return None
         from asyncdicom.audit import AuditTrail, FileSink, Sink, SyslogSink  # noqa: PLC0415 - seldom needed
+
+        file = Path(self.audit_file)
+        if self.audit_file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+            raise ToolError(
+                ExitCode.CANNOT_WRITE, f"the audit file {file} cannot be written", "its folder has to exist"
+            )
 
         sinks: list[Sink] = [FileSink(self.audit_file)] if self.audit_file else []
         for transport, host, port in self.audit_syslog:
@@ -166,6 +192,11 @@ ACCESS: Final = Group(
             "FILE",
             "take only users who are in this file, with their passwords; 'asyncdicom passwd' writes it",
         ),
+        flag(
+            "--users-optional",
+            "users_optional",
+            "also take those who send no user name, as modalities do; rules of --access-policy can tell them apart",
+        ),
         Option(
             ("--proxy",),
             "proxies in this network (10.0.0.0/8, 10.0.0.1) say for whom they connect (PROXY protocol)",
@@ -239,6 +270,7 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     serving.add_done_callback(signals.end)
     try:
         _announce(options, server)
+        _warn(options)
         if options.has_files:
             with contextlib.suppress(NotImplementedError, AttributeError):  # Windows
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server)
@@ -257,10 +289,18 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
 def _reload(server: Server) -> None:
     try:
         server.reload()
-    except (DicomError, OSError) as error:
+    except (DicomError, ToolError, OSError) as error:
         log.error("nothing is read again: %s", error)
     else:
         log.info("certificates, access policy and passwords were read again")
+
+
+def _warn(options: ListeningOptions) -> None:
+    """Of what protects less than it seems to."""
+    if options.password_file and options.tls is None and not options.proxies:
+        log.warning("without +tls, the passwords cross the network in the clear")
+    if options.tls is not None and options.profile == "legacy-null":
+        log.warning("--profile-null encrypts nothing: all crosses the network in the clear")
 
 
 def _announce(options: ListeningOptions, server: Server) -> None:

@@ -359,12 +359,13 @@ async def associate(
             local_address=(options.bind_address, 0) if options.bind_address else None,
         )
     except (DicomError, OSError) as error:
-        failure = explain_connecting(error)
+        failure = explain_connecting(error, over_tls=options.requestor_tls is not None)
         if isinstance(error, OSError) and not isinstance(error, DicomError):
             message = f"no connection to {peer.host} port {peer.port}: {error.strerror or error}"
             raise ToolError(ExitCode.NETWORK, message, "check the host name") from error
         raise ToolError(*failure) from error
     await _check_user_identity(association, options)
+    _show_tls(association, options)
     _show_contexts(association, contexts, options)
     return association
 
@@ -386,6 +387,14 @@ async def _check_user_identity(association: Association, options: RequestorOptio
     if options.positive_response and (information is None or information.user_identity_response is None):
         await association.abort()
         raise ToolError(ExitCode.NEGOTIATION, "the peer did not confirm the user", "without -rsp that is no condition")
+
+
+def _show_tls(association: Association, options: CommonOptions) -> None:
+    if not options.verbose or association.tls is None:
+        return
+    found = association.peer_certificate
+    whose = f"{found.subject}, good until {found.not_after.date()}" if found else "a certificate that was not verified"
+    log.info("%s, %s; the peer: %s", *association.tls, whose)
 
 
 def _show_contexts(association: Association, contexts: Sequence[Context], options: CommonOptions) -> None:

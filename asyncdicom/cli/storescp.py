@@ -90,7 +90,7 @@ TOOL: Final = Tool(
                 nothing_to_do("-up --uid-padding", "padding of UIDs is always taken off"),
                 nothing_to_do("--single-process", "a process serves many associations; see --workers"),
                 nothing_to_do("--fork", "a process serves many associations; see --workers"),
-                nothing_to_do("-ac --access-full", "every host may connect"),
+                nothing_to_do("-ac --access-full", "every host may connect that --access-policy does not refuse"),
                 refused("+ac --access-control", "use --access-policy"),
                 refused("-id --inetd", "it listens itself"),
                 refused("-xf --config-file", "association configuration files are not read", "FILE", "PROFILE"),
@@ -127,7 +127,8 @@ TOOL: Final = Tool(
     "SIGHUP has it read certificates, access policy and passwords again.\n\n"
     "Values of the fields are made harmless before they become part of a path: nothing that a peer sends leads out of "
     "the folder. Two instances with the same path replace each other.\n\n"
-    "Exit codes: 0 ended by a signal, 1 wrong command line, 45 the folder is not there or cannot be written to, "
+    "Exit codes: 0 ended by a signal, 1 wrong command line, 40 the audit file cannot be written, 45 the folder "
+    "is not there or cannot be written to, "
     "64 the port cannot be listened on, "
     "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
 )

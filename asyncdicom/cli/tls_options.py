@@ -6,6 +6,7 @@ import getpass
 import sys
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .exit_codes import ExitCode, ToolError
@@ -18,20 +19,34 @@ __all__ = ["ACCEPTOR_TLS", "BOTH_TLS", "REQUESTOR_TLS", "KeyPassword", "TLSOptio
 
 
 class KeyPassword:
-    """Asks for the password of a private key, once, if the key has one; remembers it for when the key is read again."""
+    """Asks for the password of a private key, once, if the key has one; remembers it for when the key is read again.
 
-    def __init__(self, key: str) -> None:
+    Where there is a file with it in the first line, that is read, each time.
+    """
+
+    def __init__(self, key: str, file: str = "") -> None:
         self._key = key
+        self._file = file
         self._password: str | None = None
 
     def __call__(self) -> str:
-        """The password. Raises ToolError where nobody can be asked."""
+        """The password. Raises ToolError where nobody can be asked, or the file cannot be read."""
+        if self._file:
+            return self._read()
         if self._password is None:
             if sys.stdin is None or not sys.stdin.isatty():
                 message = f"the private key {self._key} has a password, and there is no terminal to ask for it"
-                raise ToolError(ExitCode.TLS, message, "+pw PASSWORD gives it; other users can see the command line")
+                raise ToolError(ExitCode.TLS, message, "--key-password-file FILE gives it")
             self._password = getpass.getpass(f"password of the private key {self._key}: ")
         return self._password
+
+    def _read(self) -> str:
+        try:
+            return Path(self._file).read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", "") or "it is not in UTF-8"
+            message = f"the file {self._file} with the password of the key {self._key} cannot be read: {why}"
+            raise ToolError(ExitCode.TLS, message) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +57,7 @@ class TLSOptions:
     """Private key and certificate; empty for TLS without a certificate, None for none."""
     key_password: str | None = field(default=None, repr=False)
     """None: it is asked for."""
+    key_password_file: str = ""
     trusted: tuple[str, ...] = ()
     crls: tuple[str, ...] = ()
     check_crls: str = ""
@@ -63,8 +79,10 @@ class TLSOptions:
             return
         if self.verify != "off" and not self.trusted:
             raise UsageError(
-                "whose certificates are trusted? +cf FILE or +cd FOLDER says it; -ic accepts any peer, and none is safe"
+                "whose certificates are trusted? +cf FILE or +cd FOLDER says it; -ic looks at none: any peer is taken"
             )
+        if self.key_password_file and self.key_password is not None:
+            raise UsageError("--key-password-file does not go with +pw and -pw")
         if self.check_crls and not self.crls:
             raise UsageError("+crv and +cra look certificates up in revocation lists: +crl FILE names one")
         if self.check_host_name and (self.sni == "" or self.verify == "off"):
@@ -117,7 +135,7 @@ class TLSOptions:
         own: dict[str, Any] = {}
         if self.tls:
             key, certificate = self.tls
-            password = KeyPassword(key) if self.key_password is None else self.key_password
+            password = KeyPassword(key, self.key_password_file) if self.key_password is None else self.key_password
             own = {"certificate": certificate, "key": key, "password": password}
         return own | {
             "profile": self.profile,
@@ -165,6 +183,7 @@ _KEYS: Final = (
         "the key's password (other users can see it in the process list)",
     ),
     flag("-pw --null-passwd", "key_password", "the key's password is empty", ""),
+    value("--key-password-file", "key_password_file", "FILE", "the key's password is the first line of this file"),
     nothing_to_do("-pem --pem-keys", _EITHER),
     nothing_to_do("-der --der-keys", _EITHER),
 )
