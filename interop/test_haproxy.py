@@ -8,6 +8,7 @@ from certificates import DAY, Authority
 from peers import DEADLINE, free_ports, listens, run
 
 import asyncdicom
+from asyncdicom.door import Door
 from asyncdicom.tls import client_context, server_context
 
 pytestmark = pytest.mark.usefixtures("haproxy")
@@ -103,10 +104,13 @@ async def test_tls_goes_through_haproxy_to_our_server(how, tmp_path, dcmtk, auth
 @pytest.mark.parametrize(("how", "over"), [("send-proxy", "plain"), ("send-proxy-v2", "TLS")])
 async def test_checks_of_health_are_quiet_and_find_the_server_well(how, over, tmp_path, tls, caplog):
     server_side, client_side = tls if over == "TLS" else (None, None)
-    checks = []
-    async with asyncdicom.serve("127.0.0.1", 0, proxies="127.0.0.2", ssl=server_side) as server:
-        left = server._door.left
-        server._door.left = lambda visitor: (checks.append(visitor), left(visitor))
+    checks = []  # most are reset before anybody can look at them
+    admit = Door.admit
+    async with contextlib.AsyncExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(Door, "admit", lambda door, connection: (checks.append(connection), admit(door, connection)))
+        serving = asyncdicom.serve("127.0.0.1", 0, proxies="127.0.0.2", ssl=server_side)
+        server = await stack.enter_async_context(serving)
         async with proxied(server, f"{how} check check-send-proxy inter 20ms", tmp_path) as port:
             async with asyncio.timeout(DEADLINE):
                 while len(checks) < 5:
