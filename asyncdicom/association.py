@@ -178,9 +178,13 @@ class Association:
         """Version and cipher suite; None without TLS."""
         return self._connection.tls
 
-    @functools.cached_property
+    @property
     def peer_certificate(self) -> PeerCertificate | None:
         """The peer's certificate, when the TLS context demanded and verified one."""
+        return self._verified_certificate
+
+    @functools.cached_property
+    def _verified_certificate(self) -> PeerCertificate | None:
         if (der := self._connection.peer_certificate()) is None:
             return None
         from .tls import certificate_of  # noqa: PLC0415 - brings cryptography, which takes its time

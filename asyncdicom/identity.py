@@ -70,7 +70,8 @@ class AnyOf:
 
     def remade(self) -> AnyOf:
         """With each of them made again that can be. Raises IdentityConfigurationError."""
-        remade = (each.remade() if hasattr(each, "remade") else each for each in self._verifiers)
+        several: tuple[Any, ...] = self._verifiers
+        remade = (each.remade() if hasattr(each, "remade") else each for each in several)
         return AnyOf(*remade, required=self._required)
 
     async def __call__(self, identity: UserIdentity | None, association: Association) -> User | bool | bytes:

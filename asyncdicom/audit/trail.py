@@ -15,7 +15,7 @@ import socket
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from asyncdicom.elements import inflate_head, scan
 from asyncdicom.errors import DataSetError
@@ -109,7 +109,7 @@ class AuditTrail:
         self._users = 0
         """Servers and blocks in which it is in use."""
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_users": 0}
 
     def __repr__(self) -> str:
