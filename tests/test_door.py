@@ -210,6 +210,20 @@ async def test_the_oldest_handshake_goes_for_the_newest(tls_contexts, monkeypatc
         await settle(lambda: not server._door.tasks)
 
 
+async def test_memory_is_given_back_after_many_handshakes(tls_contexts, monkeypatch):
+    given = []
+    monkeypatch.setattr(door, "_MANY_HANDSHAKES", 2)
+    monkeypatch.setattr(door, "_SETTLE_TIME", 0.0)
+    monkeypatch.setattr(door, "_give_memory_back", lambda: given.append(True))
+    async with serving(ssl=tls_contexts[0]) as server:
+        await echo(server, tls_contexts[1])
+        async with stalled(server, 2, client_hello(tls_contexts[1])):
+            await settle(lambda: len(server._door.tasks) == 2)
+            assert not given
+        await settle(lambda: given)
+    assert given == [True]
+
+
 async def test_handshakes_of_one_address_do_not_push_out_another_s(tls_contexts, monkeypatch):
     monkeypatch.setattr(door, "_MAX_HANDSHAKES", 3)
     hello = client_hello(tls_contexts[1])[:100]
