@@ -882,11 +882,12 @@ def _odd_is_value_error() -> Iterator[None]:
     """For what ``cryptography`` says of certificates with unusual content."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.utils import CryptographyDeprecationWarning  # noqa: PLC0415
 
     odd = (x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
     try:
         yield
-    except (*odd, TypeError) as error:
+    except (*odd, CryptographyDeprecationWarning, TypeError) as error:  # a warning where warnings are errors
         raise ValueError(f"the certificate cannot be read: {error}") from error
 
 

@@ -880,6 +880,16 @@ def test_what_is_no_certificate_is_a_value_error(data):
         certificate_of(data)
 
 
+def test_what_cryptography_warns_of_is_a_value_error_where_warnings_are_errors(certificates):
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")])
+    key = load_key(certificates.client)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(0x55)
+    builder = builder.public_key(key.public_key()).not_valid_before(NOW).not_valid_after(NOW + DAY)
+    der = builder.sign(key, hashes.SHA256()).public_bytes(DER)
+    with pytest.raises(ValueError, match=r".+"):
+        certificate_of(der.replace(b"\x02\x01\x55", b"\x02\x01\xff", 1))  # a serial number of -1
+
+
 @pytest.mark.parametrize("read", [certificate_of, lambda der: check_peer(der, "B.13")])
 def test_whatever_is_wrong_with_a_certificate_is_a_value_error(read, certificates):
     der = x509.load_pem_x509_certificate(certificates.client.certificate.read_bytes()).public_bytes(DER)
