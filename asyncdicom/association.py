@@ -67,13 +67,15 @@ class Timeouts:
     """How long each kind of waiting lasts, in seconds; ``math.inf`` waits for ever."""
 
     connect: float = 30.0
-    """For the transport connection, with its TLS handshake."""
+    """For the transport connection, all that belongs to its TLS handshake included."""
     acse: float = 30.0
     """For the answer to an association request or a release; as ARTIM, for a request to come and the peer to close."""
     dimse: float = 60.0
     """For a response; for the rest of a message that has begun; for the peer to take what is sent."""
     idle: float = 300.0
     """Without any message, then the association is released."""
+    tls: float = 15.0
+    """For a TLS handshake, of either side, once it has begun; within ``connect``, and within ``acse`` of a server."""
 
 
 class Association:

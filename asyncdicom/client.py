@@ -234,12 +234,12 @@ class connect:  # noqa: N801 - it is called like a function
                     self._port,
                     ssl=self._ssl,
                     server_hostname=self._server_hostname,
-                    ssl_handshake_timeout=self._timeouts.connect if self._ssl else None,
+                    ssl_handshake_timeout=self._timeouts.tls if self._ssl else None,
                     local_addr=self._local_address,
                 )
         except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
-            if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionResetError, BrokenPipeError)):
+            if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionError)):
                 why = _describe(error)
             if self._audit is not None and isinstance(error, ssl_module.SSLError):
                 self._audit.handshake_failed(self._host, why)

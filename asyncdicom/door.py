@@ -138,7 +138,7 @@ class Door:
 
     ``make_protocol`` is called when it has come so far; ``entered`` when a visitor has come, ``left`` when it is gone
     or has its protocol, ``refused`` with the reason if it is not let in. ``context`` gives the TLS context, or None.
-    ``timeout`` is in seconds.
+    ``timeout``, for all of it, and ``tls_timeout``, for a handshake that has begun, are in seconds.
     """
 
     def __init__(
@@ -151,12 +151,14 @@ class Door:
         context: Callable[[], ssl_module.SSLContext | None],
         proxies: Sequence[Network],
         timeout: float,
+        tls_timeout: float,
     ) -> None:
         self.make_protocol = make_protocol
         self.left = left
         self.refused = refused
         self.context = context
         self.timeout = timeout
+        self._tls_timeout = tls_timeout
         self._entered = entered
         self._proxies = proxies
         self._loop = asyncio.get_running_loop()
@@ -242,7 +244,7 @@ class Door:
                 lambda: visitor,
                 sock,
                 ssl=context,
-                ssl_handshake_timeout=self.timeout if context is not None else None,
+                ssl_handshake_timeout=self._tls_timeout if context is not None else None,
             )
         except Exception as error:  # noqa: BLE001 - it is told
             if sock is not None:

@@ -167,6 +167,7 @@ class Server(Reloadable):
             context=lambda: self._ssl,
             proxies=proxies,
             timeout=timeouts.acse,
+            tls_timeout=timeouts.tls,
         )
 
     @property
@@ -786,7 +787,7 @@ class serve:  # noqa: N801 - it is called like a function
         if server._proxies:
             raise NotImplementedError("proxies need an event loop with add_reader, on Windows the SelectorEventLoop")
         server._keeps_tls = True
-        return await self._listen(server._make_connection, ssl=server._ssl, ssl_handshake_timeout=self._timeouts.acse)
+        return await self._listen(server._make_connection, ssl=server._ssl, ssl_handshake_timeout=self._timeouts.tls)
 
     async def _sockets(self) -> list[socket.socket]:
         """Listening ones, as the event loop makes them."""

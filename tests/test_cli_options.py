@@ -3,6 +3,7 @@ import socket
 
 import pytest
 
+from asyncdicom import Timeouts
 from asyncdicom.cli import (
     TOOLS,
     certs,
@@ -19,7 +20,7 @@ from asyncdicom.cli import (
     wlmscu,
 )
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
-from asyncdicom.cli.shared import CommonOptions, number, seconds
+from asyncdicom.cli.shared import CommonOptions, NetworkOptions, number, seconds
 
 MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu, certs)
 ALL = tuple(module.TOOL for module in MODULES)
@@ -243,3 +244,8 @@ def test_a_tool_that_does_not_exist_is_guessed(capsys):
 def test_what_only_informs_ends_well(line, capsys):
     assert main(line.split()) == 0
     assert "asyncdicom" in capsys.readouterr().out
+
+
+def test_each_timeout_is_one_of_the_library_s():
+    fields = ("connect_timeout", "acse_timeout", "dimse_timeout", "idle_timeout", "tls_timeout")
+    assert NetworkOptions(**dict(zip(fields, range(1, 6), strict=True))).timeouts == Timeouts(1, 2, 3, 4, 5)

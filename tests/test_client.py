@@ -1,6 +1,7 @@
 """The requestor: a peer that is not there, refuses, stalls, lies or resets gives a typed error in time."""
 
 import asyncio
+import math
 import pathlib
 import socket
 import ssl
@@ -268,6 +269,19 @@ async def test_a_peer_that_does_not_speak_tls_is_an_error_that_says_so(certifica
     async with asyncdicom.serve("127.0.0.1", 0) as server:
         with pytest.raises(asyncdicom.NoConnection, match="the peer does not speak TLS"):
             await asyncdicom.connect("127.0.0.1", server.port, ssl=client_context(trusted=certificates.ca.file))
+
+
+async def test_a_peer_that_says_nothing_to_a_client_hello_is_left_in_time_and_the_error_says_so(certificates):
+    async def script(peer):
+        assert await peer.reader.read(1) == b"\x16"
+        assert await peer.reader.read() != b""
+
+    timeouts = Timeouts(connect=math.inf, tls=0.1)
+    async with raw_server(script) as port:
+        with pytest.raises(asyncdicom.NoConnection, match="the TLS handshake was not over in time"):
+            await asyncdicom.connect(
+                "127.0.0.1", port, ssl=client_context(trusted=certificates.ca.file), timeouts=timeouts
+            )
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])

@@ -128,6 +128,20 @@ async def test_one_deadline_holds_from_accepting_to_the_request(sent, tls_contex
         writer.close()
 
 
+async def test_a_handshake_that_has_begun_has_a_deadline_of_its_own(tls_contexts, caplog):
+    timeouts = Timeouts(acse=math.inf, tls=0.2)
+    async with serving(ssl=tls_contexts[0], timeouts=timeouts) as server:
+        async with raw_client(server.port) as silent, raw_client(server.port) as stalls:
+            stalls.send(client_hello(tls_contexts[1])[:-1])
+            async with asyncio.timeout(DEADLINE):
+                assert await stalls.reader.read() == b""
+            await settle(lambda: len(server._pending) == 1)
+            silent.send(client_hello(tls_contexts[1]))
+            async with asyncio.timeout(DEADLINE):
+                assert await silent.reader.read(1) == b"\x16"
+    assert "no TLS connection: the TLS handshake was not over in time" in caplog.text
+
+
 async def test_there_may_be_no_deadline(tls_contexts):
     async with serving(ssl=tls_contexts[0], timeouts=Timeouts(acse=math.inf)) as server:
         await echo(server, tls_contexts[1])

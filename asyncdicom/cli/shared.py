@@ -89,6 +89,7 @@ class NetworkOptions(TLSOptions, CommonOptions):
     dimse_timeout: float = _TIMEOUTS.dimse
     idle_timeout: float = _TIMEOUTS.idle
     connect_timeout: float = _TIMEOUTS.connect
+    tls_timeout: float = _TIMEOUTS.tls
     max_pdu: int = DEFAULT_MAX_PDU_LENGTH
     max_send_pdu: int = DEFAULT_MAX_SEND_PDU_LENGTH
     family: int = socket.AF_UNSPEC
@@ -97,7 +98,9 @@ class NetworkOptions(TLSOptions, CommonOptions):
     @property
     def timeouts(self) -> Timeouts:
         """As the library takes them."""
-        return Timeouts(self.connect_timeout, self.acse_timeout, self.dimse_timeout, self.idle_timeout)
+        return Timeouts(
+            self.connect_timeout, self.acse_timeout, self.dimse_timeout, self.idle_timeout, self.tls_timeout
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +242,7 @@ TIMEOUTS: Final = (
         "how long to wait for a response, for the rest of a message, and for the peer to take what is sent",
         seconds,
     ),
+    value("--tls-timeout", "tls_timeout", "SECONDS", "how long a TLS handshake may take, once it has begun", seconds),
     nothing_to_do("-ts --socket-timeout", "every wait for the peer has its bound: see the other timeouts", "SECONDS"),
     value(
         "-pdu --max-pdu",
