@@ -2,9 +2,9 @@
 
 import ast
 import contextlib
+import math
 import os
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -66,13 +66,12 @@ def import_time(code, tmp_path):
 @pytest.mark.alone
 def test_importing_costs_at_most_one_and_a_half_times_asyncio_and_ssl(tmp_path):
     import_time("import asyncdicom, asyncio, ssl", tmp_path)
-    pairs = [
-        (import_time("import asyncdicom", tmp_path), import_time("import asyncio, ssl", tmp_path)) for _ in range(9)
-    ]
-    ratios = [ours / theirs for ours, theirs in pairs]
-    # The quickest of each: a machine that is busy makes either slower, never quicker.
-    quickest = min(ours for ours, _ in pairs) / min(theirs for _, theirs in pairs)
-    assert min(quickest, statistics.median(ratios)) <= 1.5
+    ours, theirs, ratio = [], [], math.inf
+    while len(ours) < 9 or (ratio > 1.5 and len(ours) < 60):
+        ours.append(import_time("import asyncdicom", tmp_path))
+        theirs.append(import_time("import asyncio, ssl", tmp_path))
+        ratio = min(ours) / min(theirs)  # a machine that is busy makes either slower, never quicker
+    assert ratio <= 1.5
 
 
 def test_the_version_is_the_same_everywhere():
