@@ -1,11 +1,13 @@
 """TLS between DCMTK's tools and ours, both ways: profiles, who has which certificate, and who looks at it.
 
 What DCMTK does with DCMTK is found out first, in the same session, and ours does the same; only where a host name is
-looked for, which DCMTK never does, it refuses more.
+looked for, which DCMTK never does, and where it would fall back to 3DES, it refuses more.
 """
 
 import contextlib
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -23,8 +25,29 @@ from ports import free_port
 
 pytestmark = pytest.mark.usefixtures("dcmtk")
 
-PROFILES = ("+py", "+px", "+pz", "+pa", "+pn")
-"""Those of 3.6.7; its help names them."""
+
+def profiles_of_dcmtk():
+    """The options that the help of its tools names: +pb, which is 3DES, only if its OpenSSL has that."""
+    if not shutil.which("storescp"):
+        return set()
+    text = subprocess.run(["storescp", "--help"], check=True, capture_output=True, text=True).stdout
+    return set(re.findall(r"^\s+(\+p\w) +--profile-", text, re.MULTILINE))
+
+
+def has_3des():
+    """Whether our OpenSSL has it, which may be another one than DCMTK's."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("DES-CBC3-SHA:@SECLEVEL=0")
+    except ssl.SSLError:
+        return False
+    return True
+
+
+HAS_BASIC = "+pb" in profiles_of_dcmtk() and has_3des()
+PROFILES = ("+py", "+px", "+pz", "+pa", "+pn", *(("+pb",) if HAS_BASIC else ()))
+"""Those of 3.6.7."""
+FALL_BACK = ("+px", "+pa")
+"""Those that DCMTK adds 3DES to, where it has it; ours have none."""
 BAD = ("stranger", "expired", "early")
 
 
@@ -67,7 +90,7 @@ def cells():
             for name in (*BAD, "elsewhere"):
                 yield Cell(Server(profile, name, "-ic"), Client(profile, verify=verify))
         for other in PROFILES:
-            if other != profile:
+            if other != profile and not ("+pb" in {profile, other} and {profile, other} & {*FALL_BACK}):
                 yield Cell(Server(profile), Client(other))
 
 
@@ -384,6 +407,17 @@ def test_a_revoked_certificate_is_refused_as_by_dcmtk(certificate, more, files, 
     assert expected == (certificate == "client")
 
 
+@pytest.mark.skipif(not HAS_BASIC, reason="there is no 3DES")
+@pytest.mark.parametrize("profile", FALL_BACK)
+def test_only_dcmtk_falls_back_to_3des(profile, ours, theirs, files, expected):
+    ordinary, basic = client_options(Client(profile), files), client_options(Client("+pb"), files)
+    assert expected(Cell(Server("+pb"), Client(profile)))
+    assert expected(Cell(Server(profile), Client("+pb")))
+    assert dcmtk_echo(ours[Server("+pb")].port, ordinary).returncode == 0
+    assert our_echo(theirs[Server(profile)].port, basic).returncode == 0
+    assert our_echo(theirs[Server("+pb")].port, ordinary).returncode == 71
+    assert dcmtk_echo(ours[Server(profile)].port, basic).returncode != 0
+
+
 def test_these_are_all_profiles_of_dcmtk():
-    text = subprocess.run(["storescp", "--help"], check=True, capture_output=True, text=True).stdout
-    assert set(re.findall(r"^\s+(\+p\w) +--profile-", text, re.MULTILINE)) == set(PROFILES)
+    assert profiles_of_dcmtk() - {"+pb"} == set(PROFILES) - {"+pb"}
