@@ -101,6 +101,10 @@ class Statistics:
     """C-STOREs that a handler had, and that were answered with a failure or not at all."""
     bytes: int = 0
     """Of the instances' data sets."""
+    turned_away: int = 0
+    """Connections that were closed with a line in the log before they could send an association request: as a TLS
+    handshake failed or took too long, as it was no TLS where that is spoken, or a PROXY header was not as it has to be.
+    """
 
     def __add__(self, other: Statistics) -> Statistics:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -306,6 +310,7 @@ class Server(Reloadable):
 
     def _turn_away(self, visitor: Visitor, why: str) -> None:
         """A connection is closed before it has sent an association request."""
+        self._statistics.turned_away += 1
         _log.warning("= closing the connection from %s: %s", visitor.address, why)
         if visitor.has_failed and self._audit is not None:
             self._audit.handshake_failed(visitor.address, why)

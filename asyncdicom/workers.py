@@ -87,6 +87,8 @@ class WorkerGroup(Server):
         """A task for each number, which starts and owns its processes."""
         self._past = Statistics()
         """Of workers that are gone."""
+        self._counting = threading.Lock()
+        """While a worker comes or goes: metrics are collected by other threads, and must not go back."""
         self._is_closing = False
         self._started: asyncio.Future[None] = self._loop.create_future()
         """Done when every worker has come up, or one has not."""
@@ -127,7 +129,8 @@ class WorkerGroup(Server):
     @property
     def statistics(self) -> Statistics:
         """What all workers have done, those that are gone among them; half a second late at most."""
-        return sum((worker.report.statistics for worker in self._workers.values()), self._past)
+        with self._counting:
+            return sum((worker.report.statistics for worker in self._workers.values()), self._past)
 
     async def close(self, drain: float = 10.0) -> None:
         """Take no new associations, give the running ones ``drain`` seconds to end, then abort them; end all workers.
@@ -183,15 +186,17 @@ class WorkerGroup(Server):
             worker = _Worker(pickle.dumps(self._start_with), self._shares[number], self._reported)
         except Exception as error:  # noqa: BLE001 - multiprocessing has many; it is told
             return False, f"could not be started: {error}"
-        self._workers[number] = worker
+        with self._counting:
+            self._workers[number] = worker
         try:
             await worker.gone
         finally:
             worker.end()
-            del self._workers[number]
+            with self._counting:
+                del self._workers[number]
+                self._past += replace(worker.report.statistics, associations=0)
             if not self.processes:
                 self._acceptor.pause()  # until one reports
-            self._past += replace(worker.report.statistics, associations=0)
         return worker.is_ready, worker.last_words
 
     def _fail(self, message: str) -> None:

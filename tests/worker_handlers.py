@@ -25,6 +25,10 @@ async def drop(request):
     return Status.SUCCESS
 
 
+async def drop_even(request):
+    return Status.SUCCESS if int(request.sop_instance_uid[-1]) % 2 == 0 else Status(0xA700)
+
+
 async def never_return(request):
     Path(request.sop_instance_uid).touch()
     while True:
