@@ -271,7 +271,7 @@ class Visitor(asyncio.Protocol):
         self._header = b""
         """What has been taken of the PROXY header."""
         self.has_failed = False
-        """Whether a TLS handshake began with it, and was not to be ended."""
+        """Whether it was closed for what it has sent: no TLS, a wrong PROXY header, a TLS handshake that failed."""
         self._is_over = False
         self._is_watched = False
         self._loop = asyncio.get_running_loop()
@@ -304,9 +304,13 @@ class Visitor(asyncio.Protocol):
     def failed(self, error: Exception) -> None:
         """There was no handshake."""
         if not self._is_over:
-            self.has_failed = True
             self._say(getattr(error, "alert", b""))  # asyncio does not
-            self.end(f"no TLS connection: {describe(error) if isinstance(error, OSError) else repr(error)}")
+            self._refuse(f"no TLS connection: {describe(error) if isinstance(error, OSError) else repr(error)}")
+
+    def _refuse(self, why: str) -> None:
+        """Close, as it has shown that it does not belong here."""
+        self.has_failed = True
+        self.end(why)
 
     def done(self) -> None:
         """Its task is over."""
@@ -331,9 +335,9 @@ class Visitor(asyncio.Protocol):
         elif self._door.context() is not None and data[0] != _TLS_HANDSHAKE:
             if data[0] == _ASSOCIATE_RQ:  # a requestor without TLS, which understands that
                 self._say(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED).encode())
-            self.end(f"TLS is spoken here, and this looks like {looks_like(data)}")
+            self._refuse(f"TLS is spoken here, and this looks like {looks_like(data)}")
         elif looks_like(data) == _HEADER:
-            self.end(f"{_HEADER} from an address that is not among proxies")
+            self._refuse(f"{_HEADER} from an address that is not among proxies")
         else:
             self._unwatch()
             self._door.let_in(self)
@@ -343,7 +347,7 @@ class Visitor(asyncio.Protocol):
         try:
             header = proxy_header(self._header + data)
         except ProtocolError as error:
-            self.end(str(error))
+            self._refuse(str(error))
             return
         self._header += self.sock.recv(header.length - known if header is not None else len(data))
         if header is not None:

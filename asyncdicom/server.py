@@ -285,7 +285,7 @@ class Server(Reloadable):
             max_pdu_length=self._max_pdu_length,
             artim_timeout=self._timeouts.acse,
             pool=self._pool,
-            admit=self._admit,
+            admit=lambda request, rejection: self._admit(association, request, rejection),
         )
         association = Association(
             upper_layer,
@@ -313,19 +313,28 @@ class Server(Reloadable):
         self._statistics.turned_away += 1
         _log.warning("= closing the connection from %s: %s", visitor.address, why)
         if visitor.has_failed and self._audit is not None:
-            self._audit.handshake_failed(visitor.address, why)
+            self._audit.node_refused(visitor.address, why)
 
-    @property
-    def _has_place(self) -> bool:
-        return len(self._associations) < self._max_associations
-
-    def _admit(self, request: AssociateRQ) -> AssociateRJ | None:  # noqa: ARG002 - the limit is the same for all
-        """The service provider's judgement of a request: is there a place (AE-6)."""
-        if self._has_place and not self._closing.done():
+    def _admit(
+        self, association: Association, request: AssociateRQ, rejection: AssociateRJ | None
+    ) -> AssociateRJ | None:
+        """The service provider's judgement of a request (AE-6): a version that we speak, and a place for it."""
+        association.called_ae_title = request.called_ae_title
+        association.calling_ae_title = request.calling_ae_title
+        association.peer_address = association._connection.peer_address()
+        refusal = self._lacks_place() if rejection is None else Refusal(rejection, "")
+        if refusal is None:
             return None
-        self._statistics.rejected += 1
-        _log.warning("> A-ASSOCIATE-RJ: %d associations, %d allowed", len(self._associations), self._max_associations)
-        return AssociateRJ(2, 3, 2)  # transient, local limit exceeded
+        self._tell_of_rejection(association, *refusal)
+        return refusal.rejection
+
+    def _lacks_place(self) -> Refusal | None:
+        """Whether nobody can be taken now."""
+        if self._closing.done():
+            return Refusal(_LOCAL_LIMIT, "the server is closing")
+        if len(self._associations) >= self._max_associations:
+            return Refusal(_LOCAL_LIMIT, f"{len(self._associations)} associations, {self._max_associations} allowed")
+        return None
 
     def _associate(self, association: Association, indicated: Indicated) -> None:
         """A-ASSOCIATE indication: accept or reject, there and then."""
@@ -334,9 +343,6 @@ class Server(Reloadable):
         if association._connection.upper_layer.state is not State.STA3:
             return  # what came behind the request has ended it already
         _log.debug("< %s", request)
-        association.called_ae_title = request.called_ae_title
-        association.calling_ae_title = request.calling_ae_title
-        association.peer_address = association._connection.peer_address()
         user = request.user_information
         association.user_identity = user.user_identity
         negotiated = accept_contexts(request.presentation_contexts, user.roles, self._policy, user.extended)
@@ -385,8 +391,7 @@ class Server(Reloadable):
             return
         if self._audit is not None and identity is not None:
             self._audit.user_authenticated(association, error=refusal.why if refusal is not None else "")
-        if refusal is None and (not self._has_place or self._closing.done()):
-            refusal = Refusal(AssociateRJ(2, 3, 2), f"{len(self._associations)} associations")
+        refusal = refusal or self._lacks_place()
         if refusal is not None:
             self._reject_association(association, *refusal)
         else:
@@ -427,14 +432,18 @@ class Server(Reloadable):
             self._accept_association(association, request, negotiated, identity_response)
 
     def _reject_association(self, association: Association, rejection: AssociateRJ, why: str = "") -> None:
-        """Every refusal of an association passes here, with the reason in words, but those for want of a place."""
+        """Refuse it, on behalf of the service user."""
+        self._tell_of_rejection(association, rejection, why)
+        association._connection.upper_layer.reject(rejection, association._connection.now())
+        association._connection.flush()
+
+    def _tell_of_rejection(self, association: Association, rejection: AssociateRJ, why: str = "") -> None:
+        """Every refusal of an association passes here, with the reason in words; its PDU is another's business."""
         self._statistics.rejected += 1
         words = describe_rejection(rejection.result, rejection.source, rejection.reason)
         _log.warning("> A-ASSOCIATE-RJ to %r: %s%s", association, words, why and f"; {why}")
         if self._audit is not None:
             self._audit.association_refused(association, f"{words}{why and f'; {why}'}")
-        association._connection.upper_layer.reject(rejection, association._connection.now())
-        association._connection.flush()
 
     def _accept_association(
         self,
@@ -543,6 +552,8 @@ _MODELS = {
 """What is accepted for a handler unless contexts are given."""
 
 _NO_REASON = AssociateRJ(1, 1, 1)
+_LOCAL_LIMIT = AssociateRJ(2, 3, 2)
+"""Transient; PS3.8 has no number of its own for a server that is closing."""
 _NOT_AUTHENTICATED = AssociateRJ(1, 2, 1)
 """Not by the service user: that is how PS3.7 D.3.3.7 has it for user identities."""
 

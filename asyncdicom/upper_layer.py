@@ -106,12 +106,12 @@ class UpperLayer:
         max_pdu_length: int,
         artim_timeout: float,
         pool: SlabPool | None = None,
-        admit: Callable[[AssociateRQ], AssociateRJ | None] | None = None,
+        admit: Callable[[AssociateRQ, AssociateRJ | None], AssociateRJ | None] | None = None,
     ) -> None:
         """``artim_timeout`` is in seconds; ``admit`` is the service provider's judgement of a request (AE-6).
 
-        ``admit`` returns the rejection, None for a request that may go to the user. The protocol version is judged
-        here.
+        ``admit`` is given the request, and the rejection for its protocol version, or None; it returns the rejection,
+        None for a request that may go to the user. It is called within the action, and leaves the machine alone.
         """
         self.state = State.STA1
         self.is_requestor = requestor
@@ -308,8 +308,8 @@ class UpperLayer:
         rejection = None
         if not self._pdu.protocol_version & 1:
             rejection = AssociateRJ(1, 2, 2)  # permanent, ACSE, protocol version not supported
-        elif self._admit is not None:
-            rejection = self._admit(self._pdu)
+        if self._admit is not None:
+            rejection = self._admit(self._pdu, rejection)
         self._stop_artim()
         if rejection is None:
             self._indicate(Indication.ASSOCIATE, self._pdu)

@@ -19,6 +19,7 @@ from ports import free_ports
 import asyncdicom
 from asyncdicom import Status
 from asyncdicom.audit import AuditTrail, FileSink, SyslogSink
+from asyncdicom.tls import server_context
 from asyncdicom.uids import STUDY_ROOT_FIND
 from conftest import require
 
@@ -177,6 +178,21 @@ async def test_a_wrong_called_title_is_an_alert(dcmtk, tmp_path):
     assert alert.kind == ("Security Alert", "Node Authentication", 4)
     assert alert.participants[1].get("UserID") == "MODALITY"
     assert "'ARCHIVE'" in alert.detail("Alert Description").decode()
+
+
+async def test_echoscu_that_finds_no_place_or_speaks_no_tls_is_an_alert(dcmtk, tmp_path, certificate):
+    options = {"max_associations": 0}, {"ssl": server_context(*certificate)}
+    whys = []
+    for number, each in enumerate(options):
+        file = tmp_path / f"audit-{number}.xml"
+        async with serving(FileSink(file), **each) as server:
+            code, _ = await run("echoscu", *TO, server.port)
+            assert code != 0
+        _, alert, _ = messages(file)
+        assert alert.kind == ("Security Alert", "Node Authentication", 4)
+        whys.append(alert.why)
+    assert "local limit exceeded" in whys[0]
+    assert "an association request without TLS" in whys[1]
 
 
 async def test_what_findscu_asks_for_is_in_the_file(dcmtk, tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import logging
 import os
 import pickle
@@ -28,6 +29,7 @@ import asyncdicom
 from asyncdicom import Context, Status, UserIdentity
 from asyncdicom.audit import AuditTrail, FileSink, LogSink, Outcome, Sink, SyslogSink, messages, trail
 from asyncdicom.audit.sinks import Record
+from asyncdicom.pdu import AssociateRJ
 from asyncdicom.tls import client_context, server_context
 from asyncdicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
 
@@ -615,6 +617,7 @@ async def test_two_servers_may_share_a_trail(sink, audit):
         ({"ae_title": "OURS"}, "OTHER", "called AE title"),
         ({"calling_ae_titles": "FRIEND"}, "OURS", "calling AE title"),
         ({"ae_title": "OURS"}, '<&">', "called AE title"),
+        ({"max_associations": 0}, "OURS", "local limit exceeded; 0 associations, 0 allowed"),
     ],
 )
 async def test_who_is_refused_is_an_alert(sink, audit, options, called, why):
@@ -628,6 +631,30 @@ async def test_who_is_refused_is_an_alert(sink, audit, options, called, why):
     assert alert.ids("Node ID") == ["127.0.0.1"]
     stranger = alert.participants[1]
     assert (stranger.get("UserID"), stranger.get("NetworkAccessPointID")) == ("STRANGER", "127.0.0.1")
+
+
+async def test_who_comes_while_a_server_is_closing_is_an_alert(sink, audit):
+    server = await asyncdicom.serve("127.0.0.1", 0, audit=audit)
+    late = await asyncio.get_running_loop().create_server(server._make_connection, "127.0.0.1", 0)
+    async with late, asyncdicom.connect("127.0.0.1", server.port):
+        closing = asyncio.ensure_future(server.close(drain=DEADLINE))
+        await server.serve_forever()
+        with pytest.raises(asyncdicom.AssociationRejected):
+            await asyncdicom.connect("127.0.0.1", late.sockets[0].getsockname()[1])
+    await closing
+    (alert,) = sink.of(*ALERT, 4)
+    assert "local limit exceeded; the server is closing" in alert.why
+    assert sink.kinds()[-1][1] == "Application Stop"
+
+
+async def test_a_request_of_another_protocol_version_is_an_alert(sink, audit):
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit) as server, raw_client(server.port) as peer:
+        peer.send(dataclasses.replace(request(), protocol_version=2))
+        assert await peer.receive() == AssociateRJ(1, 2, 2)
+    (alert,) = sink.of(*ALERT, 4)
+    assert "protocol version not supported" in alert.why
+    assert alert.participants[1].get("UserID") == "RAW"
+    assert server.statistics.rejected == 1
 
 
 async def test_accepted_associations_are_reported_where_that_is_asked_for(sink):
@@ -709,6 +736,65 @@ async def test_a_server_reports_a_handshake_that_fails(sink, audit, certificates
     (alert,) = sink.of(*ALERT)
     assert alert.ids("Node ID") == ["127.0.0.1"]
     assert "certificate" in alert.why
+
+
+@pytest.mark.parametrize(
+    ("sent", "what"),
+    [
+        (request().encode(), "an association request without TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "an HTTP request"),
+        (b"PROXY TCP4 ", "a PROXY protocol header"),
+    ],
+    ids=["DICOM", "HTTP", "PROXY"],
+)
+async def test_what_is_not_tls_on_a_tls_port_is_an_alert(sink, audit, tls_contexts, sent, what):
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit, ssl=tls_contexts[0]) as server:
+        async with raw_client(server.port) as peer:
+            peer.send(sent)
+            await peer.receive_all()
+    (alert,) = sink.of(*ALERT, 4)
+    assert alert.ids("Node ID") == ["127.0.0.1"]
+    assert alert.why == f"TLS is spoken here, and this looks like {what}"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "sent", "why"),
+    [
+        ("127.0.0.1", b"\x16\3\1", "a PROXY protocol header was expected, this looks like a TLS handshake"),
+        ("192.0.2.1", b"PROXY TCP4 ", "a PROXY protocol header from an address that is not among proxies"),
+    ],
+)
+async def test_a_proxy_header_that_is_missing_or_not_believed_is_an_alert(sink, audit, proxies, sent, why):
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit, proxies=proxies) as server:
+        async with raw_client(server.port) as peer:
+            peer.send(sent)
+            await peer.receive_all()
+    (alert,) = sink.of(*ALERT, 4)
+    assert alert.ids("Node ID") == ["127.0.0.1"]
+    assert alert.why == why
+
+
+@pytest.mark.parametrize("sent", [b"", b"PROXY"])
+async def test_who_says_nothing_or_not_enough_is_none(sink, audit, tls_contexts, sent):
+    options = {"ssl": tls_contexts[0], "proxies": "127.0.0.1", "timeouts": asyncdicom.Timeouts(acse=0.1)}
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit, **options) as server:
+        for does_wait in (False, True):
+            async with raw_client(server.port) as peer:
+                peer.send(sent)
+                await until(lambda: server._pending)
+                if does_wait:
+                    assert await peer.receive() is None
+            await until(lambda: not server._pending)
+    assert sink.of("Security Alert") == []
+
+
+async def test_behind_a_proxy_it_is_the_client_that_is_reported(sink, audit, tls_contexts):
+    options = {"ssl": tls_contexts[0], "proxies": "127.0.0.1"}
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit, **options) as server, raw_client(server.port) as peer:
+        peer.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 104\r\n", request())
+        await peer.receive_all()
+    (alert,) = sink.of(*ALERT)
+    assert alert.ids("Node ID") == ["192.0.2.7"]
 
 
 async def test_a_server_reports_what_it_reads_again(sink, audit, tmp_path):

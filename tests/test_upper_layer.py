@@ -209,7 +209,7 @@ def test_a_request_without_protocol_version_1_is_rejected_by_the_provider(versio
 
 
 def test_the_provider_may_refuse_a_request_without_asking_the_user():
-    it = listening(admit=lambda request: AssociateRJ(2, 3, 2) if request.calling_ae_title == "REQUESTOR" else None)
+    it = listening(admit=lambda request, _: AssociateRJ(2, 3, 2) if request.calling_ae_title == "REQUESTOR" else None)
     feed(it, REQUEST.encode(), NOW)
     assert (it.state, it.deadline) == (State.STA13, NOW + ARTIM)
     assert pdus(it.data_to_send()) == [AssociateRJ(2, 3, 2)]
@@ -217,7 +217,7 @@ def test_the_provider_may_refuse_a_request_without_asking_the_user():
 
 
 def test_a_request_that_the_provider_admits_goes_to_the_user():
-    it = listening(admit=lambda _: None)
+    it = listening(admit=lambda _, rejection: rejection)
     feed(it, REQUEST.encode(), NOW)
     assert it.indications() == [Indicated(Indication.ASSOCIATE, REQUEST)]
     assert it.deadline is None
@@ -269,7 +269,7 @@ def test_an_association_is_rejected_by_the_user():
 
 
 def test_a_rejection_by_the_provider_never_reaches_the_acceptors_user():
-    wire = Wire(admit=lambda _: AssociateRJ(2, 3, 1))
+    wire = Wire(admit=lambda *_: AssociateRJ(2, 3, 1))
     wire.connect()
     assert wire.states() == ("STA1", "STA13")
     assert wire.indications() == [["ASSOCIATE_REJECTED"], []]

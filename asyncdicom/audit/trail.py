@@ -167,7 +167,11 @@ class AuditTrail:
 
     def handshake_failed(self, address: str, why: str) -> None:
         """A TLS handshake with a node has failed (A.5.3.11)."""
-        self._alert(Participant(address, access_point=AccessPoint(address)), NODE_AUTHENTICATION, f"TLS: {why}")
+        self.node_refused(address, f"TLS: {why}")
+
+    def node_refused(self, address: str, why: str) -> None:
+        """The connection of a node was closed for what came on it, before an association request (A.5.3.11)."""
+        self._alert(Participant(address, access_point=AccessPoint(address)), NODE_AUTHENTICATION, why)
 
     # Associations
 
