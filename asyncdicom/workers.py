@@ -68,7 +68,8 @@ class WorkerGroup(Server):
 
     A worker that ends is replaced, after a pause that grows if that happens again soon; its associations are lost, and
     what it did since its last report, half a second at most, is not counted. SIGINT, SIGTERM and SIGHUP do nothing to
-    workers, as they are often sent to all processes of a service: it is the parent that ends them.
+    workers, as they are often sent to all processes of a service: it is the parent that ends them. In the audit trail
+    workers are what serves, and the parent is who changes what they use.
     """
 
     def __init__(  # of what one process has, only what is read from files
@@ -76,6 +77,9 @@ class WorkerGroup(Server):
     ) -> None:
         Reloadable.__init__(self, ssl=start.ssl)
         self._check_identity, self._access = start.options["user_identity"], start.options.get("access")
+        self._audit = start.options["audit"]
+        if self._audit is not None:
+            self._audit._enter()
         self._loop = asyncio.get_running_loop()
         self._start_with = start
         self._shares = shares
@@ -160,6 +164,9 @@ class WorkerGroup(Server):
         for keeper in self._keepers.values():
             keeper.cancel()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+        audit, self._audit = self._audit, None
+        if audit is not None:
+            await audit._leave()
 
     # Workers
 
@@ -600,6 +607,11 @@ class _WorkerServer(Server):
                 self.reload_tls()
             except Exception as error:  # noqa: BLE001 - the parent could, just now
                 _log.error("= %s cannot be made again, and stays as it is: %s", RELOADED["_ssl"], error)
+
+    def _audit_change(self, name: str, error: str = "") -> None:
+        """What the parent has read again, it reports; here only what cannot be used in this process."""
+        if error:
+            super()._audit_change(name, error)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

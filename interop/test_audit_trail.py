@@ -4,6 +4,8 @@ import asyncio
 import base64
 import contextlib
 import datetime as dt
+import functools
+import os
 import ssl
 import subprocess
 from pathlib import Path
@@ -219,6 +221,21 @@ async def test_rsyslog_takes_messages_over_tls(rsyslog, tmp_path):
     assert [each[4].removeprefix("\ufeff") for each in received] == lines
     assert [each[0] for each in received] == ["85", "84", "85"]
     assert {(each[1], each[3]) for each in received} == {("asyncdicom", "DICOM+RFC3881")}
+
+
+async def test_rsyslog_hears_of_all_processes_of_a_server(rsyslog, tmp_path, certificate):
+    policy = tmp_path / "access.toml"
+    policy.write_text('default = "allow"')
+    make = functools.partial(ssl.create_default_context, cafile=certificate[0])
+    audit = AuditTrail("archive", [SyslogSink("localhost", rsyslog.tls, ssl=make)])
+    options = {"workers": 2, "access": policy, "audit": audit}
+    async with asyncdicom.serve("127.0.0.1", 0, contexts="1.2.840.10008.1.1", **options) as server:
+        processes = server.processes
+        server.reload()
+    received = await until(lambda: len(rsyslog.received) == 5 and rsyslog.received)
+    assert sorted(int(each[2]) for each in received) == sorted([*processes * 2, os.getpid()])
+    (change,) = (each for each in received if int(each[2]) == os.getpid())
+    assert Message(change[4].removeprefix("\ufeff")).kind == ("Security Alert", "Security Configuration", 0)
 
 
 async def test_rsyslog_takes_long_messages_and_datagrams(rsyslog):

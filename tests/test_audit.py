@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pickle
@@ -17,6 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import worker_handlers
 from audit_rules import Message, parse_frames, parse_syslog, problems
 from hypothesis import given
 from hypothesis import strategies as st
@@ -1087,9 +1089,51 @@ async def test_every_process_of_a_server_reports(tmp_path):
         for _ in range(4):
             async with asyncdicom.connect("127.0.0.1", server.port, user_identity=UserIdentity.of_user("smith")):
                 pass
-    found = [Message(line) for line in (tmp_path / "audit.xml").read_text("utf-8").splitlines()]
+    found = lines_of(tmp_path / "audit.xml")
     assert sorted(each.type for each in found) == ["Application Start"] * 2 + ["Application Stop"] * 2
     assert {each.participants[0].get("UserID") for each in found} == processes
+
+
+def lines_of(path):
+    return [Message(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def changes_in(path):
+    """Who reported what of the configuration: process ID and outcome."""
+    found = [each for each in lines_of(path) if each.type == "Security Configuration"]
+    return [(each.participants[0].get("UserID"), each.outcome) for each in found]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SCM_RIGHTS")
+async def test_what_processes_share_is_reported_once_when_it_changes(tmp_path):
+    policy, trail, ours = tmp_path / "access.toml", tmp_path / "audit.xml", str(os.getpid())
+    policy.write_text('default = "allow"')
+    audit = AuditTrail("archive", [FileSink(trail)])
+    options = {"contexts": [VERIFICATION], "workers": 2, "access": policy, "audit": audit, "reload_interval": 0.01}
+    async with asyncdicom.serve("127.0.0.1", 0, **options) as server:
+        for number, text in enumerate(['default = "deny"', "default = 1"], 1):
+            (tmp_path / "new").write_text(text)
+            (tmp_path / "new").replace(policy)
+            await until(lambda number=number: len(changes_in(trail)) == number)
+        with pytest.raises(asyncdicom.AccessPolicyError):
+            server.reload()
+        server.replace_access(asyncdicom.AccessPolicy())  # nothing waits: it is written when the server ends
+    assert changes_in(trail) == [(ours, 0), (ours, 4), (ours, 4), (ours, 0)]
+    assert audit._users == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SCM_RIGHTS")
+async def test_what_a_process_cannot_make_again_it_reports_itself(tmp_path, tls_files):
+    trail = tmp_path / "audit.xml"
+    options = {"ssl": functools.partial(worker_handlers.tls_once, tmp_path, *tls_files), "workers": 2}
+    audit = AuditTrail("archive", [FileSink(trail)])
+    async with asyncdicom.serve("127.0.0.1", 0, contexts=[VERIFICATION], **options, audit=audit) as server:
+        processes = {str(process) for process in server.processes}
+        server.reload_tls()
+    found = changes_in(trail)
+    assert min(found, key=lambda each: each[1]) == (str(os.getpid()), 0)
+    assert {process for process, outcome in found if outcome == 4} == processes
+    assert len(found) == 3
 
 
 async def test_what_cannot_be_sent_to_a_process_is_refused_with_advice():

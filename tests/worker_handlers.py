@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import ssl
 import time
@@ -57,6 +58,14 @@ def fail():
 def fail_if(path):
     if os.path.exists(path):
         os._exit(3)
+
+
+def tls_once(folder, certificate, key):
+    """Makes a context; in a worker only the first time."""
+    made = Path(folder, str(os.getpid()))
+    if multiprocessing.parent_process() is not None:
+        made.touch(exist_ok=False)
+    return tls(certificate, key)
 
 
 def tls(certificate, key):

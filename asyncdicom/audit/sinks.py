@@ -213,10 +213,11 @@ class LogSink(Sink):
 
 
 class FileSink(Sink):
-    """Messages to the end of a file, one in a line. Several processes may write to the same.
+    """Messages to the end of a file, one in a line. Several processes may write to the same, on a local file system.
 
     A file that was renamed or removed, as to rotate it, is made anew. ``sync`` waits until messages are on stable
-    storage before those behind them are written. The file is made for its owner alone: messages name patients.
+    storage before those behind them are written. The file is made for its owner alone: messages name patients. When
+    the disk is full, a message may be torn; it comes again, but what another process writes first is in the same line.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False, limit: int = QUEUE_LIMIT) -> None:

@@ -92,8 +92,9 @@ class AuditTrail:
     standard expects that few want that (A.5.3.11).
 
     A trail may be shared by servers, pools and associations, also of several event loops; a server with ``workers``
-    sends it to its processes, each of which opens the sinks anew. Servers write out what waits when they are closed;
-    who only connects uses the trail as an asynchronous context manager, or calls :meth:`close`.
+    sends it to its processes, each of which opens the sinks anew and reports what it sees, while their parent reports
+    what was read again, or could not be. Servers write out what waits when they are closed; who only connects uses the
+    trail as an asynchronous context manager, or calls :meth:`close`.
 
     The messages name patients and users, and contain queries: that is their purpose. They never contain passcodes,
     tickets or tokens.
@@ -116,7 +117,7 @@ class AuditTrail:
         return f"AuditTrail({self.source_id!r}, {list(self.sinks)!r})"
 
     async def __aenter__(self) -> Self:
-        self._users += 1
+        self._enter()
         return self
 
     async def __aexit__(
@@ -133,7 +134,12 @@ class AuditTrail:
             async with asyncio.timeout(timeout + 1.0):
                 await asyncio.gather(*(asyncio.to_thread(sink.close, timeout) for sink in self.sinks))
 
-    async def _leave(self, timeout: float) -> None:
+    def _enter(self) -> None:
+        """One more uses it."""
+        self._users += 1
+
+    async def _leave(self, timeout: float = _FLUSH_TIME) -> None:
+        """One fewer; what waits is written out, if nobody else uses the trail."""
         self._users -= 1
         if self._users <= 0:
             await self.close(timeout)
@@ -150,13 +156,13 @@ class AuditTrail:
 
     def application_started(self, ae_titles: Collection[str] = ()) -> None:
         """A process serves now (A.5.3.1), by these titles."""
-        self._users += 1
+        self._enter()
         self.record(application_activity(_process(ae_titles), APPLICATION_START))
 
     async def application_stopped(self, ae_titles: Collection[str] = ()) -> None:
         """It does so no more; what waits is written out, if nobody else uses the trail."""
         self.record(application_activity(_process(ae_titles), APPLICATION_STOP))
-        await self._leave(_FLUSH_TIME)
+        await self._leave()
 
     def configuration_changed(self, what: str | os.PathLike[str], *, error: str = "") -> None:
         """Something that security depends on, a file or what a URI names, was read anew, or could not be (A.5.3.11)."""
