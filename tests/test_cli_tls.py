@@ -523,6 +523,31 @@ def test_an_audit_file_that_cannot_be_written_is_exit_code_40(tmp_path, name):
     assert "cannot be written" in result.stderr
 
 
+def test_accepted_associations_are_audited_where_that_is_asked_for(tmp_path):
+    file = tmp_path / "audit.xml"
+    with Receiver(tmp_path / "received", "--audit-file", file, "--audit-associations") as receiver:
+        assert run_here("echoscu", *receiver.peer, "-aet", "CT1", "-aec", "US").returncode == ExitCode.OK
+    assert "association for 'US' established" in file.read_text()
+
+
+def test_what_is_audited_of_associations_needs_a_trail(tmp_path):
+    result = run_here("qrscp", "0", "--folder", tmp_path, "--audit-associations")
+    assert result.returncode == ExitCode.SYNTAX
+    assert "--audit-file or --audit-syslog, which are missing" in result.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_are_looked_at_as_often_as_is_said_and_a_change_is_audited_once(tmp_path, workers):
+    policy, file = tmp_path / "policy.toml", tmp_path / "audit.xml"
+    policy.write_text(POLICY.format(title="CT1"))
+    options = ("--access-policy", policy, "--audit-file", file, "--reload-interval", "0.05", "--workers", workers)
+    with Receiver(tmp_path / "received", *options) as receiver:
+        (tmp_path / "new").write_text(POLICY.format(title="CT2"))
+        (tmp_path / "new").replace(policy)
+        wait_until(lambda: run_here("echoscu", *receiver.peer, "-aet", "CT2").returncode == ExitCode.OK)
+    assert file.read_text().count("Security Configuration") == 1
+
+
 def test_a_proxy_says_for_whom_it_connects(tmp_path):
     policy = tmp_path / "policy.toml"
     policy.write_text('[[rules]]\nname = "site"\nnetworks = ["192.0.2.0/24"]\n')

@@ -61,12 +61,16 @@ class ListeningOptions(NetworkOptions):
     proxies: tuple[str, ...] = ()
     audit_file: str = ""
     audit_syslog: tuple[tuple[str, str, int], ...] = ()
+    audit_associations: bool = False
+    reload_interval: float = 60.0
 
     def check(self) -> None:
         """Also read what TLS needs."""
         super().check()
         if self.users_optional and not self.password_file:
             raise UsageError("--users-optional says something of --password-file, which is missing")
+        if self.audit_associations and not (self.audit_file or self.audit_syslog):
+            raise UsageError("--audit-associations says something of --audit-file or --audit-syslog, which are missing")
         _ = self.acceptor_tls
 
     @property
@@ -82,6 +86,7 @@ class ListeningOptions(NetworkOptions):
             "access": self._policy(),
             "user_identity": self._users(),
             "audit": self._audit_trail(),
+            "reload_interval": self.reload_interval,
         }
 
     def _policy(self) -> AccessPolicy | None:
@@ -116,7 +121,7 @@ class ListeningOptions(NetworkOptions):
         for transport, host, port in self.audit_syslog:
             ssl = self.collector_tls if transport == "tls" else None
             sinks.append(SyslogSink(host, port, transport=transport, ssl=ssl))
-        return AuditTrail(self.aet, sinks)
+        return AuditTrail(self.aet, sinks, associations=self.audit_associations)
 
     @property
     def has_files(self) -> bool:
@@ -214,6 +219,14 @@ ACCESS: Final = Group(
             ("TRANSPORT:HOST:PORT",),
             read=_collector,
             effect=Effect.APPEND,
+        ),
+        flag("--audit-associations", "audit_associations", "have accepted associations reported too"),
+        value(
+            "--reload-interval",
+            "reload_interval",
+            "SECONDS",
+            "how often to look whether certificates, access policy and passwords have changed (0: on SIGHUP only)",
+            delay,
         ),
     ),
 )
