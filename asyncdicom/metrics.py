@@ -54,7 +54,7 @@ def _seconds_left(server: Server) -> float | None:
 
 
 def _lost_messages(server: Server) -> int | None:
-    trail = server._audit  # of a group of workers each has its own
+    trail = server._audit  # of a group the one of its parent; each worker has its own
     return sum(sink.lost for sink in trail.sinks) if trail is not None else None
 
 
