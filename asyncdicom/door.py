@@ -17,13 +17,13 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from .errors import AbortReason, AbortSource, ProtocolError
 from .first_bytes import MAX_PROXY_HEADER, looks_like, proxy_header
 from .pdu import Abort
 from .tls import describe
+from .turns import Turns
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -164,10 +164,10 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self.silent: dict[Visitor, None] = {}
         """Those that have not sent what they have to begin with, the oldest first."""
-        self._waiting: dict[str, dict[Visitor, None]] = {}
-        """Those whose handshake may begin, by their addresses."""
-        self._begun: dict[Visitor, None] = {}
-        """Those whose handshake has, the oldest first."""
+        self._waiting: Turns[Visitor] = Turns()
+        """Those whose handshake may begin."""
+        self._begun: Turns[Visitor] = Turns()
+        """Those whose handshake has."""
         self._most = 0
         """How many these were at once, since memory was given back."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -197,18 +197,15 @@ class Door:
     def let_in(self, visitor: Visitor) -> None:
         """Its first bytes are as they should be: with TLS the handshake begins when it is its turn."""
         self.silent.pop(visitor, None)
-        self._waiting.setdefault(visitor.address, {})[visitor] = None
+        self._waiting.add(visitor.address, visitor)
         if self._next is None:
             self._next = self._loop.call_soon(self._begin_some)
 
     def forget(self, visitor: Visitor) -> None:
         """It is over with it."""
         self.silent.pop(visitor, None)
-        neighbours = self._waiting.get(visitor.address, {})
-        neighbours.pop(visitor, None)
-        if not neighbours:
-            self._waiting.pop(visitor.address, None)
-        self._begun.pop(visitor, None)
+        self._waiting.discard(visitor.address, visitor)
+        self._begun.discard(visitor.address, visitor)
         if not self._begun and self._most >= _MANY_HANDSHAKES:
             self._most = 0
             self._loop.call_later(_SETTLE_TIME, _give_memory_back)
@@ -217,23 +214,15 @@ class Door:
         for _ in range(_STARTS):
             if not self._waiting:
                 break
-            address = next(iter(self._waiting))
-            neighbours = self._waiting.pop(address)
-            visitor, _ = neighbours.popitem()
-            if neighbours:
-                self._waiting[address] = neighbours  # after the other addresses
-            self._begun[visitor] = None
-            self._most = max(self._most, len(self._begun))
-            if len(self._begun) > _MAX_HANDSHAKES:
-                self._oldest_begun().end(f"one of {len(self._begun)} TLS handshakes, and the oldest of its address")
+            visitor = self._waiting.take()
+            self._begun.add(visitor.address, visitor)
+            count = len(self._begun)
+            self._most = max(self._most, count)
+            if count > _MAX_HANDSHAKES:
+                self._begun.drop().end(f"one of {count} TLS handshakes, and the oldest of its address")
             visitor.task = asyncio.ensure_future(self._connect(visitor))
             self.tasks.add(visitor.task)
         self._next = self._loop.call_soon(self._begin_some) if self._waiting else None
-
-    def _oldest_begun(self) -> Visitor:
-        """Of the address that has most: who sends many shall not push out others."""
-        [(address, _)] = Counter(each.address for each in self._begun).most_common(1)
-        return next(each for each in self._begun if each.address == address)
 
     async def _connect(self, visitor: Visitor) -> None:
         context = self.context()

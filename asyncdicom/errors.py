@@ -231,5 +231,10 @@ class IdentityConfigurationError(DicomError, ValueError):
 class IdentityRefused(DicomError):
     """Raised by a check of user identities: the user is not who it says, or says nothing.
 
-    The text says why, for the log and the audit trail of this side; it never holds what the user sent.
+    The text says why, for the log and the audit trail of this side; it never holds what the user sent. It is
+    ``transient`` where it says nothing of the user: the same request may succeed later.
     """
+
+    def __init__(self, why: str = "", *, transient: bool = False) -> None:
+        super().__init__(why)
+        self.is_transient = transient

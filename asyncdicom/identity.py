@@ -16,15 +16,17 @@ import hashlib
 import hmac
 import os
 import re
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .errors import IdentityConfigurationError, IdentityRefused
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from .association import Association
     from .pdu import UserIdentity
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["AnyOf", "JWTVerifier", "PasswordFile", "User", "hash_password", "set_password"]
 
 _MOST_AT_ONCE = 2
-"""Verifications that run at a time in a process, in threads: each may take 64 MiB and a processor."""
+"""Passwords that are checked at a time in a process, in threads: each may take 64 MiB and a processor."""
+_MOST_WAITING = 256
+"""Those that may wait for it: 5 s of two processors."""
 
 _T = TypeVar("_T")
 
@@ -78,16 +82,19 @@ class AnyOf:
         """What the first check answers that does not refuse."""
         if identity is None:
             return _without_identity(required=self._required)
-        reasons = []
+        refusals = []
         for verifier in self._verifiers:
             try:
                 answer = await verifier(identity, association)
             except IdentityRefused as error:
-                reasons.append(str(error))
+                refusals.append(error)
                 continue
             if answer is not None and answer is not False:
                 return answer
-        raise IdentityRefused("; ".join(dict.fromkeys(reasons)) or "the user identity was not confirmed")
+        raise IdentityRefused(
+            "; ".join(dict.fromkeys(map(str, refusals))) or "the user identity was not confirmed",
+            transient=any(each.is_transient for each in refusals),
+        )
 
 
 def _without_identity(*, required: bool) -> bool:
@@ -110,18 +117,67 @@ def _made(source: bytes | str | os.PathLike[str], make: Callable[[bytes], _T]) -
         raise IdentityConfigurationError(f"{where}{error}") from None
 
 
+class _Check(NamedTuple):
+    """A verification that is to be done in a thread, and what comes of it."""
+
+    verify: Callable[[], User]
+    done: Future[User]
+
+    def do(self) -> None:
+        if self.done.set_running_or_notify_cancel():
+            try:
+                self.done.set_result(self.verify())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the check is awaited
+                self.done.set_exception(error)
+
+
+class _Threads:
+    """The few threads in which passwords are checked, by turns of the peers' addresses."""
+
+    def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - where identities are verified
+
+        self._executor = ThreadPoolExecutor(_MOST_AT_ONCE, "asyncdicom identity")
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._waiting: Turns[_Check] = Turns()
+
+    async def run(self, address: str, verify: Callable[[], User]) -> User:
+        """What it returns; who does not wait any longer takes no turn. Raises IdentityRefused where too many wait."""
+        import asyncio  # noqa: PLC0415 - the command-line tool for passwords needs none
+        from concurrent.futures import Future  # noqa: PLC0415 - as above
+
+        check = _Check(verify, Future())
+        self._begin(address, check)
+        try:
+            return await asyncio.wrap_future(check.done)
+        finally:
+            with self._lock:
+                self._waiting.discard(address, check)
+
+    def _begin(self, address: str, check: _Check) -> None:
+        late = None
+        with self._lock:
+            if self._busy < _MOST_AT_ONCE:
+                self._busy += 1
+                self._executor.submit(self._work, check)
+            else:
+                self._waiting.add(address, check)
+                late = self._waiting.drop() if len(self._waiting) > _MOST_WAITING else None
+        if late is not None and late.done.set_running_or_notify_cancel():
+            late.done.set_exception(IdentityRefused(f"{_MOST_WAITING} others wait for their check", transient=True))
+
+    def _work(self, check: _Check | None) -> None:
+        while check is not None:
+            check.do()
+            with self._lock:
+                check = self._waiting.take() if self._waiting else None
+                self._busy -= check is None
+
+
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - where identities are verified
-
-    return ThreadPoolExecutor(_MOST_AT_ONCE, "asyncdicom identity")
-
-
-async def _in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """Call it in one of the few threads; who does not wait any longer takes no turn."""
-    import asyncio  # noqa: PLC0415 - the command-line tool for passwords needs none
-
-    return await asyncio.get_running_loop().run_in_executor(_threads(), function, *arguments)
+def _threads() -> _Threads:
+    return _Threads()
 
 
 # User name and passcode (type 2)
@@ -190,9 +246,11 @@ class PasswordFile:
     It has a line ``name:hash`` for each user, as ``asyncdicom passwd FILE USER`` writes it. Empty lines, and those that
     begin with ``#``, do not count.
 
-    A hash is derived in a thread, for unknown users too, two at a time. Who has no identity is refused, unless it is
-    not ``required``; then it is admitted, without a user. Raises IdentityConfigurationError for a file that cannot be
-    used.
+    A hash is derived in a thread, for unknown users too, two at a time. Others wait by turns of their addresses, the
+    newest of each first. Beyond 256 that wait, the oldest of the address that has most is refused, as transient.
+
+    Who has no identity is refused, unless it is not ``required``; then it is admitted, without a user. Raises
+    IdentityConfigurationError for a file that cannot be used.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, required: bool = True) -> None:
@@ -212,13 +270,14 @@ class PasswordFile:
         """From the file as it is now. Raises IdentityConfigurationError."""
         return PasswordFile(self._path, required=self._required)
 
-    async def __call__(self, identity: UserIdentity | None, association: Association) -> User | bool:  # noqa: ARG002
+    async def __call__(self, identity: UserIdentity | None, association: Association) -> User | bool:
         """The user; on cancellation a verification that has not begun is given up."""
         if identity is None:
             return _without_identity(required=self._required)
         if identity.type != 2:
             raise IdentityRefused(f"a user identity of type {identity.type} is no user name with a passcode")
-        return await _in_thread(self._verified, identity.primary, identity.secondary)
+        verify = functools.partial(self._verified, identity.primary, identity.secondary)
+        return await _threads().run(association.peer_address, verify)
 
     def _verified(self, name: bytes, password: bytes) -> User:
         known = self._hashes.get(name)
@@ -315,6 +374,8 @@ _KEY_TYPES = {
 """The algorithms of RFC 7518 and RFC 8037 that may be allowed, and the type of key that each needs."""
 
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
+_MOST_TOKEN = 16 << 10
+"""Bytes, twice what HTTP servers take. So many hold up the event loop for 1.3 ms, usual ones for 0.05 to 0.5."""
 _LEAST_RSA_BITS = 2048
 """RFC 7518 3.3; a secret is as long as the hash (3.2)."""
 
@@ -393,12 +454,16 @@ class JWTVerifier:
         return JWTVerifier(self._key, **self._arguments)
 
     async def __call__(self, identity: UserIdentity | None, association: Association) -> User | bool:  # noqa: ARG002
-        """The user; on cancellation a verification that has not begun is given up."""
+        """The user; it is found there and then, which takes too little time for a thread."""
         if identity is None:
             return _without_identity(required=self._arguments["required"])
         if identity.type != 5:
             raise IdentityRefused(f"a user identity of type {identity.type} is no JSON web token")
-        return await _in_thread(self._verified, identity.primary)
+        if len(identity.primary) > _MOST_TOKEN:
+            raise IdentityRefused(
+                f"the JSON web token is refused: it has {len(identity.primary)} bytes, {_MOST_TOKEN} are the most"
+            )
+        return self._verified(identity.primary)
 
     def _verified(self, token: bytes) -> User:
         import jwt  # noqa: PLC0415 - an extra

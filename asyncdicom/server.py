@@ -383,7 +383,7 @@ class Server(Reloadable):
         except TimeoutError:
             refusal = Refusal(AssociateRJ(2, 3, 1), "the user identity was not checked in time")
         except IdentityRefused as error:
-            refusal = Refusal(_NOT_AUTHENTICATED, str(error))
+            refusal = Refusal(AssociateRJ(2, 3, 1) if error.is_transient else _NOT_AUTHENTICATED, str(error))
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
             refusal = Refusal(_NOT_AUTHENTICATED, "checking the user identity failed")

@@ -71,9 +71,9 @@ def request(*contexts, called="OURS", calling="RAW", **more):
 
 
 @contextlib.asynccontextmanager
-async def raw_client(port):
+async def raw_client(port, **options):
     """A raw requestor, connected to a server of ours."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
     peer = RawPeer(reader, writer)
     try:
         yield peer

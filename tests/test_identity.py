@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import hashlib
 import hmac
@@ -9,8 +10,10 @@ import json
 import logging
 import os
 import pickle
+import re
 import stat
 import threading
+import types
 
 import jwt
 import pytest
@@ -19,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.x509.oid import NameOID
-from raw_peer import CT
+from raw_peer import CT, raw_client, request
 
 import asyncdicom
 from asyncdicom import (
@@ -32,18 +35,18 @@ from asyncdicom import (
     User,
     UserIdentity,
 )
-from asyncdicom.identity import AnyOf, _Hash, hash_password, set_password
+from asyncdicom.identity import AnyOf, _Hash, _threads, hash_password, set_password
 
 ALICE = UserIdentity.of_user("alice", "wonderland")
 SECRET = b"a secret of just as many bytes as SHA-512 has, which is more than 63"
 
 
-async def verified(verifier, identity):
+async def verified(verifier, identity, address="192.0.2.1"):
     """The user's name, or why there is none."""
     try:
-        user = await verifier(identity, None)
+        user = await verifier(identity, types.SimpleNamespace(peer_address=address))
     except IdentityRefused as error:
-        return f"refused: {error}"
+        return f"refused{' for now' * error.is_transient}: {error}"
     return user.name if isinstance(user, User) else user
 
 
@@ -144,25 +147,69 @@ async def test_two_hashes_are_derived_at_a_time_and_not_in_the_loop(password_fil
     assert threading.main_thread() not in threads
 
 
-async def test_who_does_not_wait_any_longer_costs_nothing(password_file, monkeypatch):
-    begun, go_on, derived = threading.Semaphore(0), threading.Event(), []
+class Held:
+    """A password file whose checks take until ``go_on`` is set, and what it was asked for."""
 
-    def wait(self, password):
-        begun.release()
-        derived.append(password)
-        go_on.wait(10)
+    def __init__(self, password_file, monkeypatch):
+        self.go_on, self.derived = threading.Event(), []
+        self._begun = threading.Semaphore(0)
+        self._verifier = PasswordFile(password_file)
+        monkeypatch.setattr(_Hash, "derived", lambda _, password: self._wait(password))
+
+    def _wait(self, password):
+        self.derived.append(password)
+        self._begun.release()
+        self.go_on.wait(10)
         return b""
 
-    monkeypatch.setattr(_Hash, "derived", wait)
-    verifier = PasswordFile(password_file)
-    tasks = [asyncio.create_task(verified(verifier, UserIdentity(2, b"x", b"%d" % n))) for n in range(5)]
-    await asyncio.to_thread(lambda: [begun.acquire(timeout=10) for _ in range(2)])
+    def ask(self, password, address="192.0.2.1"):
+        return asyncio.create_task(verified(self._verifier, UserIdentity(2, b"x", password), address))
+
+    async def begun(self, count):
+        """Wait until so many have begun."""
+        await asyncio.to_thread(lambda: [self._begun.acquire(timeout=10) for _ in range(count)])
+
+
+@pytest.fixture
+def held(password_file, monkeypatch):
+    held = Held(password_file, monkeypatch)
+    yield held
+    held.go_on.set()
+
+
+async def test_who_does_not_wait_any_longer_costs_nothing(held):
+    tasks = [held.ask(b"%d" % n) for n in range(5)]
+    await held.begun(2)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    go_on.set()
-    await asyncio.gather(*(verified(verifier, UserIdentity(2, b"x", b"last")) for _ in range(2)))
-    assert sorted(derived) == [b"0", b"1", b"last", b"last"]
+    assert not _threads()._waiting
+    held.go_on.set()
+    await asyncio.gather(*(held.ask(b"last") for _ in range(2)))
+    assert sorted(held.derived) == [b"0", b"1", b"last", b"last"]
+
+
+async def test_checks_wait_by_turns_of_addresses_the_newest_of_each_first(held, monkeypatch):
+    monkeypatch.setattr(asyncdicom.identity, "_MOST_AT_ONCE", 1)
+    tasks = [held.ask(b"%d" % n, "192.0.2.1") for n in range(4)]
+    await held.begun(1)
+    tasks += [held.ask(b"good", "192.0.2.2"), held.ask(b"newest", "192.0.2.1")]
+    await asyncio.sleep(0)
+    held.go_on.set()
+    await asyncio.gather(*tasks)
+    assert held.derived == [b"0", b"newest", b"good", b"3", b"2", b"1"]
+
+
+async def test_of_too_many_checks_the_oldest_of_the_busiest_address_is_refused_for_now(held, monkeypatch):
+    monkeypatch.setattr(asyncdicom.identity, "_MOST_WAITING", 3)
+    tasks = [held.ask(b"%d" % n) for n in range(2)]
+    await held.begun(2)
+    tasks += [held.ask(b"good", "192.0.2.2"), *(held.ask(b"%d" % n) for n in range(2, 7))]
+    assert [await task for task in tasks[3:6]] == ["refused for now: 3 others wait for their check"] * 3
+    assert len(_threads()._waiting) == 3
+    held.go_on.set()
+    await asyncio.gather(*tasks)
+    assert sorted(held.derived) == [b"0", b"1", b"5", b"6", b"good"]
 
 
 @pytest.mark.parametrize(
@@ -396,6 +443,11 @@ async def test_a_wrong_signature_is_refused(keys):
     assert found == "refused: the JSON web token is refused: its signature is wrong"
 
 
+async def test_a_token_that_is_too_long_is_not_looked_at():
+    found = await verified(verifier(SECRET, "HS256"), token(SECRET, "HS256", more="x" * 16_000))
+    assert re.fullmatch("refused: the JSON web token is refused: it has [0-9]{5} bytes, 16384 are the most", found)
+
+
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [(ALICE, "refused: a user identity of type 2 is no JSON web token"), (None, "refused: no user identity was sent")],
@@ -522,6 +574,15 @@ async def test_any_of_several_checks_will_do(password_file, tmp_path):
     assert await verified(AnyOf(kerberos), ALICE) == "refused: the user identity was not confirmed"
 
 
+async def test_what_may_pass_later_is_refused_for_now_by_several_checks_too():
+    async def busy(identity, association):
+        raise IdentityRefused("ask again", transient=True)
+
+    its = AnyOf(busy, verifier(SECRET, "HS256"))
+    assert await verified(its, ALICE) == "refused for now: ask again; a user identity of type 2 is no JSON web token"
+    assert await verified(its, token(SECRET, "HS256")) == "alice"
+
+
 # With a server
 
 
@@ -564,6 +625,28 @@ async def test_nothing_that_is_secret_is_logged_on_either_side(password_file, ca
         assert len(secret) < 40 or secret[8:24].decode() not in shown
     assert "it has expired" in shown
     assert "wrong passcode" in shown
+
+
+async def test_who_cannot_be_checked_now_may_come_again():
+    async def check(identity, association):
+        raise IdentityRefused("too many", transient=identity == ALICE)
+
+    async with asyncdicom.serve("127.0.0.1", 0, user_identity=check) as server:
+        assert await associate(server, ALICE) == (2, 3, 1)
+        assert await associate(server, UserIdentity.of_user("bob", "x")) == (1, 2, 1)
+
+
+async def test_a_flood_of_wrong_passwords_does_not_hold_up_another_address(password_file):
+    wrong = request(user_identity=UserIdentity.of_user("alice", "wrong"))
+    async with (
+        asyncdicom.serve("127.0.0.1", 0, user_identity=PasswordFile(password_file)) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(40):
+            peer = await stack.enter_async_context(raw_client(server.port, local_addr=("127.0.0.2", 0)))
+            peer.send(wrong)
+        assert await associate(server, ALICE) == "accepted"
+        assert len(_threads()._waiting) > 20
 
 
 async def test_a_user_of_the_file_is_known_to_rules_and_handlers(password_file):

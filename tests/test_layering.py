@@ -9,6 +9,7 @@ PACKAGE = Path(asyncdicom.__file__).parent
 LAYERS = (
     "errors",
     "first_bytes",
+    "turns",
     "uids",
     "elements",
     "presentation",
