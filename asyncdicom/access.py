@@ -80,7 +80,12 @@ class Peer(Protocol):
 
     @property
     def peer_certificate(self) -> Certificate | None:
-        """None without a verified one."""
+        """None without a verified one, and where it cannot be read."""
+        ...
+
+    @property
+    def peer_certificate_sha256(self) -> str:
+        """Fingerprint of a verified one, of one that cannot be read too; empty without one."""
         ...
 
 
@@ -116,7 +121,8 @@ class Rule:
     certificates: tuple[str, ...] = ()
     """``sha256:`` and a fingerprint; ``cn:`` and a pattern of the subject's common name; ``dns:``, ``ip:``, ``uri:`` or
     ``email:`` and a pattern of a subject alternative name, an address for ``ip:``. No peer without a verified
-    certificate fits."""
+    certificate fits. Of one that cannot be read, the fingerprint is known, and names are taken to fit where the rule
+    turns away, and not to fit where it allows."""
     users: tuple[str, ...] = ()
     """Patterns of the names of verified users. No peer without one fits."""
     services: tuple[str, ...] = ()
@@ -130,8 +136,8 @@ class Rule:
     """More are refused as transient (temporary congestion). One second's worth, at least one, may come at once."""
     requests_per_second: float | None = None
     """Beyond it associations are read more slowly. One second's worth, at least one, may come at once."""
-    _fits: Mapping[str, Callable[[Peer], bool]] = field(init=False, repr=False, compare=False)
-    """What has to be so for the rule to fit, by key; cheap things first."""
+    _fits: Mapping[str, Callable[[Peer], bool | None]] = field(init=False, repr=False, compare=False)
+    """What has to be so for the rule to fit, by key, None where nobody can tell; cheap things first."""
     _refused: Mapping[int, Status] = field(init=False, repr=False, compare=False)
     """What answers the services that are not allowed, by command field."""
     _sop_classes: _Patterns | None = field(init=False, repr=False, compare=False)
@@ -178,12 +184,13 @@ class Rule:
         """The first key by which the rule is not for a peer; empty when it is for it.
 
         While the user is not known yet, a rule that allows fits any, and one that turns away certain users fits none.
+        Where nobody can tell, one that allows does not fit, and one that turns away does.
         """
         for key, fits in self._fits.items():
             if key == "users" and not user_known:
                 if not self.allow:
                     return key
-            elif not fits(peer):
+            elif (fit := fits(peer)) is False or (fit is None and self.allow):
                 return key
         return ""
 
@@ -293,16 +300,20 @@ _CERTIFICATES: dict[str, tuple[Callable[[Certificate], Iterable[str]], Callable[
 """What stands before the colon; what to look at in a certificate; how a pattern is written to be compared with it."""
 
 
-def _fits_certificate(peer: Peer, *, patterns: Mapping[str, _Patterns]) -> bool:
-    certificate = peer.peer_certificate
-    if certificate is None:
+def _fits_certificate(peer: Peer, *, patterns: Mapping[str, _Patterns]) -> bool | None:
+    """None where that depends on names in a certificate that cannot be read."""
+    if not (fingerprint := peer.peer_certificate_sha256):
         return False
+    if (certificate := peer.peer_certificate) is None:
+        names = dict(patterns)
+        known = names.pop("sha256", None)
+        return (known is not None and known.match(fingerprint)) or (None if names else False)
     return any(
         each.match(text) for kind, each in patterns.items() for text in _CERTIFICATES[kind][0](certificate) if text
     )
 
 
-def _certificates(texts: Iterable[str]) -> Callable[[Peer], bool]:
+def _certificates(texts: Iterable[str]) -> Callable[[Peer], bool | None]:
     by_kind: dict[str, list[str]] = {}
     for text in texts:
         kind, colon, pattern = text.partition(":")

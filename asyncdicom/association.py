@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import logging
 import math
 import os
@@ -165,7 +166,9 @@ class Association:
         titles = f"{self.calling_ae_title!r} -> {self.called_ae_title!r}"  # text from the peer, so escaped
         where = f"{self.peer_address} by {self.proxy_address}" if self.proxy_address else self.peer_address
         if (certificate := self.peer_certificate) is not None:
-            where += f", {certificate.subject!r}, SHA-256 {certificate.sha256}"
+            where += f", {certificate.subject!r}"
+        if self.peer_certificate_sha256:
+            where += f", SHA-256 {self.peer_certificate_sha256}"
         return f"<Association {titles} ({where}), {state}>"
 
     # What a user asks and does
@@ -182,8 +185,14 @@ class Association:
 
     @property
     def peer_certificate(self) -> PeerCertificate | None:
-        """The peer's certificate, when the TLS context demanded and verified one."""
+        """The peer's certificate, when the TLS context demanded and verified one, and it can be read."""
         return self._verified_certificate
+
+    @functools.cached_property
+    def peer_certificate_sha256(self) -> str:
+        """The fingerprint of a verified certificate, of one that cannot be read too; empty without one."""
+        der = self._connection.peer_certificate()
+        return hashlib.sha256(der).hexdigest() if der is not None else ""
 
     @functools.cached_property
     def _verified_certificate(self) -> PeerCertificate | None:
@@ -194,7 +203,7 @@ class Association:
         try:
             return certificate_of(der)
         except ValueError as error:
-            _log.warning("= the certificate of %s passes for none: %s", self.peer_address, error)
+            _log.warning("= the certificate of %s is known by its fingerprint only: %s", self.peer_address, error)
             return None
 
     def accepted(self, sop_class_uid: str) -> list[PresentationContext]:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ DER = serialization.Encoding.DER
 SHA256 = hashes.SHA256()
 SHA256_WITH_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
 SHA1_WITH_RSA = bytes.fromhex("300d06092a864886f70d0101050500")
+SHA256_WITH_ECDSA = bytes.fromhex("300a06082a8648ce3d040302")
 PASSWORD = "correct horse"
 
 KEYS = {
@@ -87,11 +89,14 @@ class Authority:
         pair = self.issue(name)
         tbs = x509.load_pem_x509_certificate(pair.certificate.read_bytes()).tbs_certificate_bytes
         tbs = tbs.replace(SHA256_WITH_RSA, SHA1_WITH_RSA)
-        signature = self.key.sign(tbs, padding.PKCS1v15(), hashes.SHA1())
-        body = tbs + SHA1_WITH_RSA + b"\x03\x82" + (len(signature) + 1).to_bytes(2) + b"\0" + signature
-        der = b"\x30\x82" + len(body).to_bytes(2) + body
-        pair.certificate.write_bytes(x509.load_der_x509_certificate(der).public_bytes(PEM))
-        return pair
+        return _signed_again(pair, tbs, SHA1_WITH_RSA, self.key.sign(tbs, padding.PKCS1v15(), hashes.SHA1()))
+
+    def issue_unreadable(self, name):
+        """OpenSSL verifies it, and cryptography cannot read it: a name is an X.400 address. For a CA with an EC key."""
+        pair = self.issue(name, dns=("odd.example",))
+        tbs = x509.load_pem_x509_certificate(pair.certificate.read_bytes()).tbs_certificate_bytes
+        tbs = tbs.replace(b"\x82\x0bodd.example", b"\xa3\x0bodd.example")
+        return _signed_again(pair, tbs, SHA256_WITH_ECDSA, self.key.sign(tbs, ec.ECDSA(hashes.SHA256())))
 
     def revoke(self, *pairs, valid=(-DAY, DAY), name="revoked.crl", encoding=PEM):
         """A revocation list with these certificates."""
@@ -120,6 +125,18 @@ def load_key(pair):
 def _write(path, data):
     path.write_bytes(data)
     return path
+
+
+def _signed_again(pair, tbs, algorithm, signature):
+    """With another body, and the CA's signature of it."""
+    der = _der(0x30, tbs + algorithm + _der(0x03, b"\0" + signature))
+    pair.certificate.write_text(ssl.DER_cert_to_PEM_cert(der))
+    return pair
+
+
+def _der(tag, content):
+    size = len(content)
+    return bytes((tag, size) if size < 128 else (tag, 0x82, *divmod(size, 256))) + content
 
 
 def _builder(subject, issuer, key, begins, ends):

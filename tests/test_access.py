@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pickle
 import random
 import re
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,12 @@ class Peer:
     peer_address: str = "10.1.0.5"
     peer_certificate: Certificate | None = None
     user: str = ""
+    fingerprint: str = ""
+    """Of a certificate that cannot be read."""
+
+    @property
+    def peer_certificate_sha256(self):
+        return self.peer_certificate.sha256 if self.peer_certificate else self.fingerprint
 
 
 HOSPITAL = """
@@ -222,6 +230,31 @@ def test_certificates_are_told_by_fingerprint_name_and_alternative_names(pattern
     rule = Rule(name="r", certificates=pattern)
     assert rule.misfit(Peer("A", peer_certificate=PACS)) == ("" if fits else "certificates")
     assert rule.misfit(Peer("A", peer_certificate=None)) == "certificates"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "admits", "turns_away"),
+    [
+        ("cn:pacs.*", False, True),
+        ("sha256:" + "ab" * 32, True, True),
+        ("sha256:" + "cd" * 32, False, False),
+        (("sha256:" + "ab" * 32, "cn:x"), True, True),
+        (("sha256:" + "cd" * 32, "cn:x"), False, True),
+    ],
+)
+def test_names_that_cannot_be_read_admit_nobody_and_let_nobody_past(patterns, admits, turns_away):
+    unreadable = Peer("A", fingerprint="ab" * 32)
+    allow, deny = (Rule(name="r", allow=allow, certificates=patterns) for allow in (True, False))
+    assert outcome(AccessPolicy((allow,)), unreadable) == "r" if admits else allow.misfit(unreadable) == "certificates"
+    assert outcome(AccessPolicy((deny,), "allow"), Peer("A")) == "default"
+    assert (outcome(AccessPolicy((deny,), "allow"), unreadable) != "default") is turns_away
+
+
+def test_rules_that_do_not_look_at_certificates_admit_whoever_has_one_that_cannot_be_read():
+    device, banned = Rule(name="device", calling_ae_titles="A"), Rule(name="banned", allow=False, certificates="cn:x")
+    unreadable = Peer("A", fingerprint="ab" * 32)
+    assert outcome(AccessPolicy((device, banned)), unreadable) == "device"
+    assert outcome(AccessPolicy((banned, device)), unreadable).rejection == NO_REASON
 
 
 def test_a_name_that_a_certificate_does_not_have_fits_no_pattern():
@@ -803,6 +836,27 @@ async def test_rules_see_the_certificate_that_a_peer_has_shown(tmp_path):
                 assert await association.c_echo() == expected
         with pytest.raises(asyncdicom.AssociationRejected, match="no reason given"):
             await asyncdicom.connect("localhost", server.port, ssl=client_context(trusted=pki.ca.file))
+
+
+async def test_a_certificate_that_cannot_be_read_does_not_get_past_a_rule_and_is_known_by_its_fingerprint(
+    certificates, caplog
+):
+    odd = certificates.ca.issue_unreadable("odd")
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(odd.certificate.read_text())).hexdigest()
+    server_tls = server_context(*certificates.server, trusted=certificates.ca.file, client_certificate="required")
+    tls = ssl.create_default_context(cafile=certificates.ca.file)
+    tls.load_cert_chain(*odd)
+    known, banned = (
+        Rule(name="known", certificates=f"sha256:{fingerprint}"),
+        Rule(name="banned", allow=False, certificates="cn:x"),
+    )
+    async with asyncdicom.serve("127.0.0.1", 0, ssl=server_tls) as server:
+        for rules, admitted in (((banned,), False), ((known, banned), True)):
+            server.replace_access(AccessPolicy(rules, "allow"))
+            with contextlib.nullcontext() if admitted else pytest.raises(asyncdicom.AssociationRejected):
+                await (await asyncdicom.connect("localhost", server.port, ssl=tls)).release()
+    assert "the certificate of 127.0.0.1 is known by its fingerprint only: " in caplog.text
+    assert f"(127.0.0.1, SHA-256 {fingerprint})" in caplog.text
 
 
 # Workers
