@@ -186,25 +186,25 @@ class Association:
     @property
     def peer_certificate(self) -> PeerCertificate | None:
         """The peer's certificate, when the TLS context demanded and verified one, and it can be read."""
-        return self._verified_certificate
+        return self._verified_certificate[0]
 
-    @functools.cached_property
+    @property
     def peer_certificate_sha256(self) -> str:
         """The fingerprint of a verified certificate, of one that cannot be read too; empty without one."""
-        der = self._connection.peer_certificate()
-        return hashlib.sha256(der).hexdigest() if der is not None else ""
+        return self._verified_certificate[1]
 
     @functools.cached_property
-    def _verified_certificate(self) -> PeerCertificate | None:
+    def _verified_certificate(self) -> tuple[PeerCertificate | None, str]:
         if (der := self._connection.peer_certificate()) is None:
-            return None
+            return None, ""
         from .tls import certificate_of  # noqa: PLC0415 - brings cryptography, which takes its time
 
+        fingerprint = hashlib.sha256(der).hexdigest()
         try:
-            return certificate_of(der)
+            return certificate_of(der), fingerprint
         except ValueError as error:
             _log.warning("= the certificate of %s is known by its fingerprint only: %s", self.peer_address, error)
-            return None
+            return None, fingerprint
 
     def accepted(self, sop_class_uid: str) -> list[PresentationContext]:
         """The presentation contexts on which this side may be SCU of a SOP class."""

@@ -5,8 +5,10 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -123,3 +125,20 @@ def test_dcmtks_sender_is_served_whatever_storescps_options(tmp_path, options):
     with Receiver(tmp_path / "ours", *options.split()) as ours:
         assert dcmtk("storescu", *ours.peer, write_instance(tmp_path / "a.dcm")).returncode == 0
     assert len(ours.files()) == 1
+
+
+def test_dcmtks_sender_is_known_by_its_token(tmp_path):
+    assert run("certs", "init", tmp_path / "lab", "--host", "localhost").returncode == 0
+    key, certificate, instance = tmp_path / "lab/server.key", tmp_path / "lab/server.pem", tmp_path / "a.dcm"
+    write_instance(instance)
+    codes = []
+    options = ("--jwt-key", certificate, "--jwt-algorithm", "ES256", "--jwt-issuer", "id", "--jwt-audience", "archive")
+    with Receiver(tmp_path / "received", *options) as receiver:
+        for audience in ("archive", "else"):
+            claims = {"sub": "carol", "iss": "id", "aud": audience, "exp": time.time() + 3600}
+            (tmp_path / "token").write_text(jwt.encode(claims, key.read_bytes(), "ES256"))
+            codes.append(
+                dcmtk("storescu", "-R", "--jwt", tmp_path / "token", "-rsp", *receiver.peer, instance).returncode
+            )
+    assert (codes[0], codes[1] != 0, len(receiver.files())) == (0, True, 1)
+    assert "it is not for this audience" in receiver.errors

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -484,6 +485,90 @@ def test_users_can_be_optional_only_where_there_are_users(tmp_path):
     result = run_here("storescp", "0", "-od", tmp_path, "--users-optional")
     assert result.returncode == ExitCode.SYNTAX
     assert "--password-file" in result.stderr
+
+
+SECRET = "a secret of as many bytes as SHA-512 has, which is more than 63 of them"
+
+
+def token(path, **more):
+    """A file with a token that is signed with the secret."""
+    jwt = pytest.importorskip("jwt")
+    claims = {"sub": "meier", "iss": "id", "aud": "archive", "exp": time.time() + 3600}
+    path.write_text(jwt.encode(claims | more, SECRET, "HS256"))
+    return path
+
+
+@pytest.fixture
+def jwt_key(tmp_path):
+    """The options for tokens that are signed with the secret."""
+    (tmp_path / "key").write_text(SECRET)
+    return ("--jwt-key", tmp_path / "key", "--jwt-algorithm", "HS512", "--jwt-algorithm", "HS256")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_users_with_a_token_are_let_in_and_known_to_the_policy(tmp_path, jwt_key, workers):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "users"\nusers = "meier"\n')
+    files = [
+        token(tmp_path / "good"),
+        token(tmp_path / "late", exp=1),
+        token(tmp_path / "foreign", iss="else"),
+        token(tmp_path / "astray", aud="else"),
+        token(tmp_path / "stranger", sub="else"),
+    ]
+    names = ("--jwt-issuer", "id", "--jwt-audience", "archive")
+    options = (*jwt_key, *names, "--access-policy", policy, "--workers", workers)
+    with Receiver(tmp_path / "received", *options) as receiver:
+        codes = [run_here("echoscu", *receiver.peer, "--jwt", each).returncode for each in files]
+        codes.append(run_here("echoscu", *receiver.peer).returncode)
+    assert codes == [ExitCode.OK, *[ExitCode.NEGOTIATION] * 5]
+    for words in ("it has expired", "from another issuer", "not for this audience", "no user identity was sent"):
+        assert words in receiver.errors
+    assert "without +tls, the tokens cross the network in the clear" in receiver.errors
+    assert "fits nobody" not in receiver.errors
+
+
+def test_users_may_have_a_password_or_a_token_or_nothing(tmp_path, jwt_key):
+    users = tmp_path / "users"
+    assert run("passwd", users, "meier", input="open sesame\n").returncode == 0
+    anybody = token(tmp_path / "token", iss="whoever", aud="")
+    with Receiver(tmp_path / "received", "--password-file", users, *jwt_key, "--users-optional") as receiver:
+        codes = [
+            run_here("echoscu", *receiver.peer, *options).returncode
+            for options in (("-usr", "meier", "-pwd", "open sesame"), ("--jwt", anybody), (), ("-usr", "meier"))
+        ]
+    assert codes == [ExitCode.OK, ExitCode.OK, ExitCode.OK, ExitCode.NEGOTIATION]
+    assert "the passwords and tokens cross the network in the clear" in receiver.errors
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--jwt-key", "key"), "--jwt-key needs --jwt-algorithm"),
+        (("--jwt-algorithm", "RS256"), "--jwt-key, which is missing"),
+        (("--jwt-issuer", ""), "--jwt-key, which is missing"),
+        (("--jwt-audience", "archive"), "--jwt-key, which is missing"),
+    ],
+)
+def test_what_is_said_of_tokens_has_to_be_complete(tmp_path, options, words):
+    result = run_here("storescp", "0", "-od", tmp_path, *options)
+    assert (result.returncode, words in result.stderr) == (ExitCode.SYNTAX, True)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "none"])
+def test_a_key_that_cannot_be_used_for_tokens_is_named(tmp_path, jwt_key, algorithm):
+    result = run_here("storescp", "0", "--ignore", *jwt_key[:3], algorithm)
+    assert result.returncode == ExitCode.CONFIGURATION
+    assert str(tmp_path / "key") in result.stderr
+    assert SECRET not in result.stderr
+
+
+@pytest.mark.parametrize("tool", ["storescp", "qrscp"])
+def test_without_pyjwt_it_is_said_what_to_install(tmp_path, jwt_key, tool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    folder = ("--ignore",) if tool == "storescp" else ("--folder", tmp_path)
+    result = run_here(tool, "0", *folder, *jwt_key)
+    assert (result.returncode, "install asyncdicom[jwt]" in result.stderr) == (ExitCode.CONFIGURATION, True)
 
 
 @pytest.mark.parametrize(("options", "words"), [("", "; the peer: CN="), ("-ic", "not verified")])

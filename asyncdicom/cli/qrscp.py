@@ -101,11 +101,11 @@ TOOL: Final = Tool(
     "Patient root, study root and patient/study only models, relational where that is negotiated. Every storage SOP "
     "class is accepted, private ones too, in every transfer syntax. With TLS, peers are called over TLS too.\n\n"
     "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them. "
-    "SIGHUP has it read certificates, access policy and passwords again.\n\n"
+    "SIGHUP has it read certificates, access policy, passwords and keys of tokens again.\n\n"
     "Exit codes: 0 ended by a signal, 1 wrong command line, 20 the worklist's folder is not there, 40 the audit file "
     "cannot be written, 45 the folder is "
     "not there or cannot be written to, 64 the port cannot be listened on, "
-    "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
+    "66 the access policy, the password file or the tokens' key cannot be used, 71 TLS cannot be set up.",
 )
 
 

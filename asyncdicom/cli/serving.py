@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asyncdicom.access import AccessPolicy
 from asyncdicom.errors import DicomError
-from asyncdicom.identity import PasswordFile
+from asyncdicom.identity import AnyOf, JWTVerifier, PasswordFile
 from asyncdicom.pdu import check_ae_title
 from asyncdicom.server import serve
 
@@ -57,6 +57,10 @@ class ListeningOptions(NetworkOptions):
     port_file: str = ""
     access_policy: str = ""
     password_file: str = ""
+    jwt_key: str = ""
+    jwt_algorithms: tuple[str, ...] = ()
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
     users_optional: bool = False
     proxies: tuple[str, ...] = ()
     audit_file: str = ""
@@ -67,8 +71,13 @@ class ListeningOptions(NetworkOptions):
     def check(self) -> None:
         """Also read what TLS needs."""
         super().check()
-        if self.users_optional and not self.password_file:
-            raise UsageError("--users-optional says something of --password-file, which is missing")
+        if self.jwt_key and not self.jwt_algorithms:
+            raise UsageError("--jwt-key needs --jwt-algorithm as well: by which algorithm tokens may be signed with it")
+        about_tokens = (*self.jwt_algorithms, self.jwt_issuer, self.jwt_audience)
+        if not self.jwt_key and any(each is not None for each in about_tokens):
+            raise UsageError("options that begin with --jwt say something of --jwt-key, which is missing")
+        if self.users_optional and not self._has_users:
+            raise UsageError("--users-optional says something of --password-file or --jwt-key, and both are missing")
         if self.audit_associations and not (self.audit_file or self.audit_syslog):
             raise UsageError("--audit-associations says something of --audit-file or --audit-syslog, which are missing")
         _ = self.acceptor_tls
@@ -99,12 +108,22 @@ class ListeningOptions(NetworkOptions):
                 log.warning(
                     "rule %r fits nobody: certificates are verified with +tls only, and not with -ic", rule.name
                 )
-            if rule.users and not self.password_file:
-                log.warning("rule %r fits nobody: users are verified with --password-file only", rule.name)
+            if rule.users and not self._has_users:
+                log.warning("rule %r fits nobody: users are verified with --password-file or --jwt-key only", rule.name)
         return policy
 
-    def _users(self) -> PasswordFile | None:
-        return PasswordFile(self.password_file, required=not self.users_optional) if self.password_file else None
+    @property
+    def _has_users(self) -> bool:
+        return bool(self.password_file or self.jwt_key)
+
+    def _users(self) -> AnyOf | None:
+        if not self._has_users:
+            return None
+        checks: list[PasswordFile | JWTVerifier] = [PasswordFile(self.password_file)] if self.password_file else []
+        if self.jwt_key:
+            issuer, audience = self.jwt_issuer, self.jwt_audience
+            checks.append(JWTVerifier(self.jwt_key, algorithms=self.jwt_algorithms, issuer=issuer, audience=audience))
+        return AnyOf(*checks, required=not self.users_optional)
 
     def _audit_trail(self) -> AuditTrail | None:
         if not (self.audit_file or self.audit_syslog):
@@ -126,7 +145,7 @@ class ListeningOptions(NetworkOptions):
     @property
     def has_files(self) -> bool:
         """Whether there is anything that could be read again."""
-        return bool(self.tls or self.access_policy or self.password_file)
+        return bool(self.tls or self.access_policy or self._has_users)
 
 
 def delay(text: str) -> float:
@@ -197,10 +216,26 @@ ACCESS: Final = Group(
             "FILE",
             "take only users who are in this file, with their passwords; 'asyncdicom passwd' writes it",
         ),
+        value(
+            "--jwt-key",
+            "jwt_key",
+            "FILE",
+            "take only users with a JSON web token that this key verifies (PEM public key or certificate, JSON web "
+            "keys, or a shared secret); beside --password-file, those with either",
+        ),
+        Option(
+            ("--jwt-algorithm",),
+            "by which tokens may be signed, such as RS256, ES256 or HS256; may be repeated",
+            "jwt_algorithms",
+            ("NAME",),
+            effect=Effect.APPEND,
+        ),
+        value("--jwt-issuer", "jwt_issuer", "TEXT", "who has to have issued them (anybody without it)"),
+        value("--jwt-audience", "jwt_audience", "TEXT", "for whom they have to be (without it, they may not say)"),
         flag(
             "--users-optional",
             "users_optional",
-            "also take those who send no user name, as modalities do; rules of --access-policy can tell them apart",
+            "also take those who send no user identity, as modalities do; rules of --access-policy can tell them apart",
         ),
         Option(
             ("--proxy",),
@@ -225,7 +260,8 @@ ACCESS: Final = Group(
             "--reload-interval",
             "reload_interval",
             "SECONDS",
-            "how often to look whether certificates, access policy and passwords have changed (0: on SIGHUP only)",
+            "how often to look whether certificates, access policy, passwords and keys of tokens have changed (0: on "
+            "SIGHUP only)",
             delay,
         ),
     ),
@@ -305,13 +341,16 @@ def _reload(server: Server) -> None:
     except (DicomError, ToolError, OSError) as error:
         log.error("nothing is read again: %s", error)
     else:
-        log.info("certificates, access policy and passwords were read again")
+        log.info("certificates, access policy, passwords and keys of tokens were read again")
 
 
 def _warn(options: ListeningOptions) -> None:
     """Of what protects less than it seems to."""
-    if options.password_file and options.tls is None and not options.proxies:
-        log.warning("without +tls, the passwords cross the network in the clear")
+    sent = " and ".join(
+        what for what, file in (("passwords", options.password_file), ("tokens", options.jwt_key)) if file
+    )
+    if sent and options.tls is None and not options.proxies:
+        log.warning("without +tls, the %s cross the network in the clear", sent)
     if options.tls is not None and options.profile == "legacy-null":
         log.warning("--profile-null encrypts nothing: all crosses the network in the clear")
 

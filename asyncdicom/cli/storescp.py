@@ -124,13 +124,13 @@ TOOL: Final = Tool(
     ),
     "It prints 'listening on ADDRESS port PORT' once it does, then a line per instance, and a summary when it ends. "
     "SIGTERM and SIGINT end it: no association is taken any more, those that run may end; a second one aborts them. "
-    "SIGHUP has it read certificates, access policy and passwords again.\n\n"
+    "SIGHUP has it read certificates, access policy, passwords and keys of tokens again.\n\n"
     "Values of the fields are made harmless before they become part of a path: nothing that a peer sends leads out of "
     "the folder. Two instances with the same path replace each other.\n\n"
     "Exit codes: 0 ended by a signal, 1 wrong command line, 40 the audit file cannot be written, 45 the folder "
     "is not there or cannot be written to, "
     "64 the port cannot be listened on, "
-    "66 the access policy or the password file cannot be used, 71 TLS cannot be set up.",
+    "66 the access policy, the password file or the tokens' key cannot be used, 71 TLS cannot be set up.",
 )
 
 
