@@ -435,10 +435,15 @@ class JWTVerifier:
             "required": required,
         }
         self._key = key
-        self._keys = _made(key, functools.partial(_keys, algorithms=algorithms))
+        self._content, self._keys = _made(key, lambda content: (content, _keys(content, algorithms=algorithms)))
 
-    def __reduce__(self) -> tuple[Callable[..., JWTVerifier], tuple[object]]:
-        return functools.partial(JWTVerifier, **self._arguments), (self._key,)  # keys cannot be pickled
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_keys": ()}  # which cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With the keys that the other process has: the file may be another one by now."""
+        vars(self).update(state)
+        self._keys = _keys(self._content, algorithms=self._arguments["algorithms"])
 
     def __repr__(self) -> str:
         key = "<bytes>" if isinstance(self._key, bytes) else repr(str(self._key))

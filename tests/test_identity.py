@@ -545,7 +545,9 @@ def test_without_pyjwt_it_is_said_what_to_install(monkeypatch):
 async def test_a_verifier_of_tokens_can_be_sent_and_made_again(keys, tmp_path):
     path = tmp_path / "key.pem"
     path.write_bytes(pem(keys["ES256"]))
-    its = pickle.loads(pickle.dumps(verifier(path, "ES256")))
+    sent = pickle.dumps(verifier(path, "ES256"))
+    path.write_bytes(b"half a")  # key, as it is being written
+    its = pickle.loads(sent)
     assert await verified(its, token(keys["ES256"], "ES256")) == "alice"
     other = ec.generate_private_key(ec.SECP256R1())
     path.write_bytes(pem(other))
