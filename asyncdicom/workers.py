@@ -394,9 +394,14 @@ class _Channel:
                 end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
                 if len(self._buffer) < end:
                     break
-                message = pickle.loads(self._buffer[_LENGTH.size : end])  # noqa: S301 - of our own process
+                frame = self._buffer[_LENGTH.size : end]
                 del self._buffer[:end]
-                self._told(message)
+                try:
+                    message = pickle.loads(frame)  # noqa: S301 - of our own process
+                except Exception:  # noqa: BLE001 - of a user's object; what is behind it has to be heard
+                    _log.exception("= what another process has sent cannot be read, and is left out")
+                else:
+                    self._told(message)
             if not data:
                 self.close()
                 if self._ended is not None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,24 @@ async def test_connections_wait_while_there_is_no_worker():
             os.kill(pid, signal.SIGKILL)
         await settle(lambda: not server.processes)
         assert await echo(server.port) == Status.SUCCESS
+
+
+class Unreadable:
+    """Can be sent, but not received."""
+
+    def __reduce__(self):
+        return int, ("nothing",)
+
+
+async def test_a_message_that_cannot_be_read_does_not_hold_up_those_behind_it(caplog):
+    told, ends = [], socket.socketpair()
+    ours, theirs = (workers._Channel(end, told=told.append) for end in ends)
+    for message in (Unreadable(), 1.0):
+        assert ours.send(message)
+    await settle(lambda: told == [1.0])
+    assert "cannot be read, and is left out" in caplog.text
+    ours.close()
+    theirs.close()
 
 
 async def test_a_group_whose_workers_do_not_come_up_again_has_failed(tmp_path, monkeypatch):
