@@ -74,7 +74,7 @@ class Reloadable:
             try:
                 fresh[name] = self._made_again(name)
             except Exception as error:
-                self._audit_change(name, str(error))
+                self._audit_change(name, str(error) or repr(error))
                 raise
         self._replace(fresh)
 
@@ -133,7 +133,7 @@ class Reloadable:
             self._replace({name: await asyncio.to_thread(self._made_again, name)})
         except Exception as error:  # noqa: BLE001 - what a user's function raises
             _log.error("= %s cannot be read again, and stays as it is: %s", RELOADED[name], error)
-            self._audit_change(name, str(error))
+            self._audit_change(name, str(error) or repr(error))
 
     def _files(self, name: str) -> tuple[Path, ...]:
         return getattr(getattr(self, name), "files", ())

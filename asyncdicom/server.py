@@ -374,7 +374,7 @@ class Server(Reloadable):
             if isinstance(answer, User):
                 association.user, answer = answer.name, answer.response
             if answer is False or answer is None:
-                refusal = Refusal(_NOT_AUTHENTICATED, "the user identity was not confirmed")
+                refusal = Refusal(_NOT_AUTHENTICATED, _NOT_CONFIRMED)
             elif answer is not True and not isinstance(answer, bytes):
                 kind = type(answer).__name__
                 raise TypeError(f"the check of a user identity returned {kind}, not a bool or bytes, and no User")
@@ -383,7 +383,8 @@ class Server(Reloadable):
         except TimeoutError:
             refusal = Refusal(AssociateRJ(2, 3, 1), "the user identity was not checked in time")
         except IdentityRefused as error:
-            refusal = Refusal(AssociateRJ(2, 3, 1) if error.is_transient else _NOT_AUTHENTICATED, str(error))
+            rejection = AssociateRJ(2, 3, 1) if error.is_transient else _NOT_AUTHENTICATED
+            refusal = Refusal(rejection, str(error) or _NOT_CONFIRMED)
         except Exception:  # noqa: BLE001 - logged; nobody is let in by a mistake
             _log.exception("= checking the identity of a user of %r failed", association)
             refusal = Refusal(_NOT_AUTHENTICATED, "checking the user identity failed")
@@ -556,6 +557,8 @@ _LOCAL_LIMIT = AssociateRJ(2, 3, 2)
 """Transient; PS3.8 has no number of its own for a server that is closing."""
 _NOT_AUTHENTICATED = AssociateRJ(1, 2, 1)
 """Not by the service user: that is how PS3.7 D.3.3.7 has it for user identities."""
+_NOT_CONFIRMED = "the user identity was not confirmed"
+"""Where the check says no more: the audit trail takes no reason for a success."""
 
 _ABORT_TIME = 1.0
 """Seconds for an A-ABORT to get out, and for the loop to close what was killed."""

@@ -710,6 +710,26 @@ async def test_a_user_who_is_not_believed_is_reported_and_never_what_was_shown(s
     assert "swordfish" not in repr(sink.messages)
 
 
+async def test_who_is_refused_without_a_reason_has_not_logged_in(sink, audit):
+    async def check(identity, association):
+        raise asyncdicom.IdentityRefused
+
+    async with asyncdicom.serve("127.0.0.1", 0, user_identity=check, audit=audit) as server:
+        with pytest.raises(asyncdicom.AssociationRejected):
+            await asyncdicom.connect("127.0.0.1", server.port, user_identity=UserIdentity.of_user("smith", "x"))
+    (login,) = sink.of("User Authentication", "Login")
+    assert (login.outcome, login.why) == (4, "the user identity was not confirmed")
+
+
+async def test_what_cannot_be_read_again_for_no_reason_has_not_been_read(sink, audit, tls_contexts):
+    made = iter([tls_contexts[0]])
+    async with asyncdicom.serve("127.0.0.1", 0, audit=audit, ssl=lambda: next(made)) as server:
+        with pytest.raises(StopIteration):
+            server.reload_tls()
+    (change,) = sink.of("Security Alert", "Security Configuration")
+    assert (change.outcome, change.why) == (4, "not read anew, the old one stays: StopIteration()")
+
+
 async def test_a_change_of_what_security_depends_on_is_an_alert(sink, audit, tmp_path):
     audit.configuration_changed(tmp_path / "access.toml")
     audit.configuration_changed("tls", error="no such file")
