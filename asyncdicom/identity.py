@@ -135,9 +135,6 @@ class _Threads:
     """The few threads in which passwords are checked, by turns of the peers' addresses."""
 
     def __init__(self) -> None:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - where identities are verified
-
-        self._executor = ThreadPoolExecutor(_MOST_AT_ONCE, "asyncdicom identity")
         self._lock = threading.Lock()
         self._busy = 0
         self._waiting: Turns[_Check] = Turns()
@@ -159,8 +156,9 @@ class _Threads:
         late = None
         with self._lock:
             if self._busy < _MOST_AT_ONCE:
+                thread = threading.Thread(target=self._work, args=(check,), name="asyncdicom identity")
+                thread.start()  # raises RuntimeError where the system has none left
                 self._busy += 1
-                self._executor.submit(self._work, check)
             else:
                 self._waiting.add(address, check)
                 late = self._waiting.drop() if len(self._waiting) > _MOST_WAITING else None

@@ -189,6 +189,20 @@ async def test_who_does_not_wait_any_longer_costs_nothing(held):
     assert sorted(held.derived) == [b"0", b"1", b"last", b"last"]
 
 
+async def test_a_thread_that_cannot_be_started_is_not_counted_as_busy(held, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                await held.ask(b"early")
+    held.go_on.set()
+    await held.ask(b"good")
+    assert held.derived == [b"good"]
+
+
 async def test_checks_wait_by_turns_of_addresses_the_newest_of_each_first(held, monkeypatch):
     monkeypatch.setattr(asyncdicom.identity, "_MOST_AT_ONCE", 1)
     tasks = [held.ask(b"%d" % n, "192.0.2.1") for n in range(4)]
