@@ -60,6 +60,9 @@ __all__ = ["DEFAULT_MAX_PDU_LENGTH", "DEFAULT_MAX_SEND_PDU_LENGTH", "connect"]
 
 _log = logging.getLogger("asyncdicom")
 
+_HANDSHAKE_ERRORS = (ssl_module.SSLError, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+"""What a TLS handshake ends with that has begun; the last one is what asyncio makes of its timeout."""
+
 DEFAULT_MAX_PDU_LENGTH = 131072
 """What this side announces. Longer PDUs cost it no memory; 128 KiB is the most that DCMTK's senders make of it."""
 
@@ -239,10 +242,10 @@ class connect:  # noqa: N801 - it is called like a function
                 )
         except (OSError, UnicodeError, OverflowError) as error:  # a host or a port that cannot be one, too
             why = str(error) or f"none within {self._timeouts.connect:g} s"  # a timeout has no words of its own
-            if self._ssl and isinstance(error, (ssl_module.SSLError, ConnectionError)):
+            if self._ssl and isinstance(error, _HANDSHAKE_ERRORS):
                 why = _describe(error)
-            if self._audit is not None and isinstance(error, ssl_module.SSLError):
-                self._audit.handshake_failed(self._host, why)
+                if self._audit is not None:
+                    self._audit.handshake_failed(self._host, why)
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ports import free_port
 from pydicom import Dataset
-from raw_peer import CT, DEADLINE, element, pdv, raw_client, request, store_request
+from raw_peer import CT, DEADLINE, element, pdv, raw_client, raw_server, request, store_request
 from standard_tables import AUDIT
 
 import asyncdicom
@@ -1094,9 +1094,29 @@ async def test_a_collector_of_dicom_that_nobody_vouches_for_is_an_alert(sink, au
     assert "it is self-signed" in alert.why
 
 
-async def test_a_port_where_nobody_listens_is_none(sink, audit):
-    with pytest.raises(asyncdicom.NoConnection):
-        await asyncdicom.connect("127.0.0.1", free_port(), audit=audit)
+@pytest.mark.parametrize(
+    ("timeout", "why"), [(0.1, "was not over in time"), (DEADLINE, "closed the connection during")]
+)
+async def test_a_server_that_does_not_go_on_with_its_handshake_is_an_alert(sink, audit, timeout, why):
+    async def script(peer):
+        await peer.reader.read(1)
+        if timeout < DEADLINE:
+            await peer.reader.read()
+
+    timeouts = asyncdicom.Timeouts(tls=timeout)
+    async with raw_server(script) as port:
+        with pytest.raises(asyncdicom.NoConnection):
+            await asyncdicom.connect("127.0.0.1", port, ssl=True, audit=audit, timeouts=timeouts)
+    await audit.close()
+    (alert,) = sink.messages
+    assert alert.kind == (*ALERT, 4)
+    assert why in alert.why
+
+
+@pytest.mark.parametrize("ssl", [None, True])
+async def test_a_port_where_nobody_listens_is_none(sink, audit, ssl):
+    with pytest.raises(asyncdicom.NoConnection, match=r"\[Errno"):
+        await asyncdicom.connect("127.0.0.1", free_port(), audit=audit, ssl=ssl)
     await audit.close()
     assert sink.records == []
 
