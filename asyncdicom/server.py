@@ -103,7 +103,8 @@ class Statistics:
     """Of the instances' data sets."""
     turned_away: int = 0
     """Connections that were closed with a line in the log before they could send an association request: as a TLS
-    handshake failed or took too long, as it was no TLS where that is spoken, or a PROXY header was not as it has to be.
+    handshake failed or took too long, as it was no TLS where that is spoken, or a PROXY header was not as it has to be;
+    or as there were too many. Plain servers without proxies count none.
     """
 
     def __add__(self, other: Statistics) -> Statistics:
@@ -276,6 +277,7 @@ class Server(Reloadable):
             silent = self._door.silent  # if it is they that are many, those who have begun to speak shall not suffer
             oldest = next(iter(silent if len(silent) > _MAX_PENDING // 2 else self._pending))
             _log.warning("= dropping the oldest of %d connections without an association request", len(self._pending))
+            self._statistics.turned_away += isinstance(oldest, Visitor)
             self._pending.pop(oldest)()
 
     def _make_connection(self, visitor: Visitor | None = None) -> asyncio.BufferedProtocol:

@@ -200,6 +200,7 @@ async def test_silent_connections_over_tls_cost_no_task_and_the_oldest_goes_for_
         before = len(asyncio.all_tasks())
         async with stalled(server, 31, b"") as peers:
             assert await peers[0].receive() is None
+            assert server.statistics.turned_away == 1
             assert len(asyncio.all_tasks()) == before
             await echo(server, tls_contexts[1])
 
