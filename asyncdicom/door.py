@@ -7,7 +7,8 @@ PROXY header has it taken, byte by byte exact. What does not begin as it has to 
 TLS handshakes begin a few at a time, so that a thousand that come at once do not hold up the event loop, by turns of
 their addresses and the newest of each first, so that nobody waits behind them. Beyond a limit of those that have begun,
 as asyncio takes 256 KiB for each, the oldest of the address that has most is dropped for the newest. There is one
-deadline for all of it, ARTIM's, until an association request is here (PS3.8 9.1.5).
+deadline for all of it, ARTIM's, until an association request is here (PS3.8 9.1.5); a handshake that has begun has one
+of its own within it.
 """
 
 from __future__ import annotations
