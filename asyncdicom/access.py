@@ -43,7 +43,7 @@ class Certificate(Protocol):
         ...
 
     @property
-    def common_name(self) -> str:
+    def common_names(self) -> tuple[str, ...]:
         """Of the subject."""
         ...
 
@@ -122,7 +122,7 @@ class Rule:
     """``sha256:`` and a fingerprint; ``cn:`` and a pattern of the subject's common name; ``dns:``, ``ip:``, ``uri:`` or
     ``email:`` and a pattern of a subject alternative name, an address for ``ip:``. No peer without a verified
     certificate fits. Of one that cannot be read, the fingerprint is known, and names are taken to fit where the rule
-    turns away, and not to fit where it allows."""
+    turns away, and not to fit where it allows. So is one of several common names that fits."""
     users: tuple[str, ...] = ()
     """Patterns of the names of verified users. No peer without one fits."""
     services: tuple[str, ...] = ()
@@ -291,7 +291,7 @@ def _fingerprint(text: str) -> str:
 
 _CERTIFICATES: dict[str, tuple[Callable[[Certificate], Iterable[str]], Callable[[str], str]]] = {
     "sha256": (lambda certificate: (certificate.sha256,), _fingerprint),
-    "cn": (lambda certificate: (certificate.common_name,), str),
+    "cn": (lambda certificate: certificate.common_names, str),
     "dns": (lambda certificate: map(str.lower, certificate.dns_names), str.lower),
     "ip": (lambda certificate: certificate.ip_addresses, lambda text: str(ipaddress.ip_address(text))),
     "uri": (lambda certificate: certificate.uris, str),
@@ -301,16 +301,20 @@ _CERTIFICATES: dict[str, tuple[Callable[[Certificate], Iterable[str]], Callable[
 
 
 def _fits_certificate(peer: Peer, *, patterns: Mapping[str, _Patterns]) -> bool | None:
-    """None where that depends on names in a certificate that cannot be read."""
+    """None where that depends on names in a certificate that cannot be read, or on one of several common names."""
     if not (fingerprint := peer.peer_certificate_sha256):
         return False
     if (certificate := peer.peer_certificate) is None:
         names = dict(patterns)
         known = names.pop("sha256", None)
         return (known is not None and known.match(fingerprint)) or (None if names else False)
-    return any(
-        each.match(text) for kind, each in patterns.items() for text in _CERTIFICATES[kind][0](certificate) if text
-    )
+    fitting = {
+        kind
+        for kind, each in patterns.items()
+        for text in _CERTIFICATES[kind][0](certificate)
+        if text and each.match(text)
+    }
+    return None if fitting == {"cn"} and len(certificate.common_names) > 1 else bool(fitting)
 
 
 def _certificates(texts: Iterable[str]) -> Callable[[Peer], bool | None]:

@@ -840,6 +840,8 @@ class PeerCertificate:
     """Its CA's distinguished name (RFC 4514)."""
     common_name: str
     """Of the subject; "" unless it has exactly one."""
+    common_names: tuple[str, ...]
+    """All of them."""
     serial_number: int
     dns_names: tuple[str, ...]
     """The subject alternative names, by kind."""
@@ -898,11 +900,13 @@ def _read_certificate(certificate: Certificate, der: bytes) -> PeerCertificate:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
-    common_names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    common_names = tuple(str(each.value) for each in found)
     return PeerCertificate(
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
-        common_name=str(common_names[0].value) if len(common_names) == 1 else "",
+        common_name=common_names[0] if len(common_names) == 1 else "",
+        common_names=common_names,
         serial_number=certificate.serial_number,
         dns_names=tuple(names.get_values_for_type(x509.DNSName)),
         ip_addresses=tuple(map(str, names.get_values_for_type(x509.IPAddress))),

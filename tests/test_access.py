@@ -41,7 +41,7 @@ class Certificate:
     """What rules look at."""
 
     sha256: str = "ab" * 32
-    common_name: str = "pacs.hospital.example"
+    common_names: tuple[str, ...] = ("pacs.hospital.example",)
     dns_names: tuple[str, ...] = ("PACS.hospital.example",)
     ip_addresses: tuple[str, ...] = ("10.2.0.9", "2001:db8::9")
     uris: tuple[str, ...] = ("urn:uuid:7",)
@@ -49,7 +49,7 @@ class Certificate:
 
 
 PACS = Certificate()
-STRANGER = Certificate("cd" * 32, "", ("evil.example",), (), (), ())
+STRANGER = Certificate("cd" * 32, (), ("evil.example",), (), (), ())
 
 
 @dataclasses.dataclass
@@ -248,6 +248,16 @@ def test_names_that_cannot_be_read_admit_nobody_and_let_nobody_past(patterns, ad
     assert outcome(AccessPolicy((allow,)), unreadable) == "r" if admits else allow.misfit(unreadable) == "certificates"
     assert outcome(AccessPolicy((deny,), "allow"), Peer("A")) == "default"
     assert (outcome(AccessPolicy((deny,), "allow"), unreadable) != "default") is turns_away
+
+
+@pytest.mark.parametrize(
+    ("patterns", "admits", "turns_away"),
+    [("cn:pacs", False, True), ("cn:other", False, False), (("cn:pacs", "uri:*"), True, True)],
+)
+def test_one_of_several_common_names_admits_nobody_and_lets_nobody_past(patterns, admits, turns_away):
+    peer = Peer("A", peer_certificate=Certificate(common_names=("pacs", "second")))
+    allow, deny = (Rule(name="r", allow=allow, certificates=patterns) for allow in (True, False))
+    assert (allow.misfit(peer) == "", deny.misfit(peer) == "") == (admits, turns_away)
 
 
 def test_rules_that_do_not_look_at_certificates_admit_whoever_has_one_that_cannot_be_read():

@@ -852,6 +852,7 @@ def test_a_certificate_says_who_the_peer_is(certificates):
         subject="CN=full",
         issuer="CN=Test CA",
         common_name="full",
+        common_names=("full",),
         serial_number=certificate.serial_number,
         dns_names=("a.example", "b.example"),
         ip_addresses=("192.0.2.1", "2001:db8::1"),
@@ -872,6 +873,7 @@ def test_a_common_name_is_the_only_one(certificates, count):
     builder = builder.public_key(key.public_key()).not_valid_before(NOW).not_valid_after(NOW + DAY)
     found = certificate_of(builder.sign(key, hashes.SHA256()).public_bytes(DER))
     assert (found.common_name, found.dns_names) == ("", ())
+    assert found.common_names == tuple(map(str, range(count)))
 
 
 @pytest.mark.parametrize("data", [b"", b"0", b"\x30\x03\x02\x01\x00"])
