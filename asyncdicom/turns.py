@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -14,7 +15,10 @@ _T = TypeVar("_T")
 
 
 class Turns(Generic[_T]):
-    """Items by their addresses, each one once. To add, discard or take one costs the same however many there are."""
+    """Items by their addresses, each one once. To add, discard or take one costs the same however many there are.
+
+    IPv6 addresses are one if their first 64 bits are the same: who has one of them has them all (RFC 4291 2.5.1).
+    """
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[_T, None]] = {}
@@ -28,14 +32,15 @@ class Turns(Generic[_T]):
 
     def add(self, address: str, item: _T) -> None:
         """One more, the newest of its address; a new address is behind the others."""
-        self._by_address.setdefault(address, {})[item] = None
+        self._by_address.setdefault(_owner(address), {})[item] = None
 
     def discard(self, address: str, item: _T) -> None:
         """It waits no longer, if it did."""
-        neighbours = self._by_address.get(address, {})
+        owner = _owner(address)
+        neighbours = self._by_address.get(owner, {})
         neighbours.pop(item, None)
         if not neighbours:
-            self._by_address.pop(address, None)
+            self._by_address.pop(owner, None)
 
     def take(self) -> _T:
         """The newest of the address whose turn it is, which is behind the others then.
@@ -51,7 +56,16 @@ class Turns(Generic[_T]):
 
     def drop(self) -> _T:
         """The oldest of the address that has most, for when there are too many: nobody shall push out others."""
-        address, neighbours = max(self._by_address.items(), key=lambda each: len(each[1]))
+        owner, neighbours = max(self._by_address.items(), key=lambda each: len(each[1]))
         item = next(iter(neighbours))
-        self.discard(address, item)
+        del neighbours[item]
+        if not neighbours:
+            del self._by_address[owner]
         return item
+
+
+def _owner(address: str) -> str:
+    """What addresses have in common that come by turns."""
+    if ":" not in address or "." in address:  # IPv4, which IPv6 sockets write ::ffff:192.0.2.1
+        return address
+    return str(int(ipaddress.IPv6Address(address)) >> 64)

@@ -32,6 +32,26 @@ def test_an_address_that_comes_again_is_behind_the_others():
     assert list(turns) == ["b1", "a2"]
 
 
+def test_who_has_many_ipv6_addresses_has_one_turn():
+    turns = Turns()
+    for address in (
+        "2001:db8::1",
+        "2001:db8::2",
+        "::ffff:192.0.2.1",
+        "::ffff:192.0.2.2",
+        "2001:db8:0:1::1",
+        "fe80::1%eth0",
+    ):
+        turns.add(address, address)
+    turns.discard("2001:db8::2", "2001:db8::2")
+    assert [turns.take() for _ in range(4)] == [
+        "2001:db8::1",
+        "::ffff:192.0.2.1",
+        "::ffff:192.0.2.2",
+        "2001:db8:0:1::1",
+    ]
+
+
 def test_who_does_not_wait_may_be_discarded():
     turns = waiting("a1")
     turns.discard("a", "a2")
