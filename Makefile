@@ -22,7 +22,8 @@ types: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python --warnings
 
-# Orthanc and OpenSSL's headers (libssl-dev) are used where they are, too.
+# Orthanc and OpenSSL's headers (libssl-dev) are used where they are, too. A CPython that was built without profiles is a
+# fifth slower than the distribution's: make bench PYTHON=/usr/bin/python3 VENV=.venv/distribution
 bench: $(VENV)/bench dcmtk
 	$(BIN)/python -m benchmarks
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +80,7 @@ def machine(run: Run) -> dict[str, str]:
         "files with fsync, and large ones": file_system(run.disk),
         "rounds": str(run.rounds),
         "seconds": f"{run.seconds:g}",
-        "Python": platform.python_version(),
+        "Python": platform.python_version() + " of the distribution" * (sys.base_prefix == "/usr"),
     }
     for package in ("asyncdicom", "uvloop", "pynetdicom"):
         try:
