@@ -139,7 +139,7 @@ def load(file: Path) -> Results:
 # Markdown
 
 _ABOUT = """\
-Medians of {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets stand
+Medians of at least {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets stand
 the CPU seconds of that process and its children per GB (per 1,000 operations where objects are small). PDUs are of 16
 KiB, and receivers drop what they get, unless the line says otherwise.
 
@@ -299,7 +299,7 @@ def readme_section(results: Results, plot: str) -> str:
     programs = ", ".join(f"{each} {facts[each]}" for each in ("Python", "DCMTK", "pynetdicom") if each in facts)
     lines = [
         f"`make bench` on {facts['date']}: {facts['machine']}, loopback, {programs};",
-        f"medians of {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios are what",
+        f"medians of at least {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios are what",
         "to compare. All of it, with the loopback's own limit, is in",
         "[benchmarks/results/results.md](benchmarks/results/results.md). With several associations",
         "DCMTK's `storescp --fork` has a process for each, on both cores.",
