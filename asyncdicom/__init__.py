@@ -26,6 +26,7 @@ from .errors import (
     ProtocolError,
     StatusError,
     TLSConfigurationError,
+    TLSFailed,
 )
 from .instances import Instance, contexts_for, new_uid, read_instance, split_by_contexts
 from .operations import Response, Responses
@@ -117,6 +118,7 @@ __all__ = [
     "Status",
     "StatusError",
     "TLSConfigurationError",
+    "TLSFailed",
     "TLSInfo",
     "Timeouts",
     "User",

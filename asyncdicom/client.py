@@ -18,6 +18,7 @@ from .errors import (
     AssociationTimeout,
     LocalProtocolError,
     NoConnection,
+    TLSFailed,
 )
 from .instances import Instance, contexts_for
 from .pdu import (
@@ -128,7 +129,7 @@ class connect:  # noqa: N801 - it is called like a function
 
     Raises ValueError for what PS3.8 does not allow or no PDU can hold (AE titles, lengths, UIDs), and
     LocalProtocolError for contexts that cannot be proposed. Awaiting raises AssociationRejected, AssociationAborted,
-    AssociationTimeout or NoConnection; cancellation closes what was opened.
+    AssociationTimeout or NoConnection, TLSFailed among them; cancellation closes what was opened.
     """
 
     def __init__(
@@ -246,6 +247,7 @@ class connect:  # noqa: N801 - it is called like a function
                 why = _describe(error)
                 if self._audit is not None:
                     self._audit.handshake_failed(self._host, why)
+                raise TLSFailed(f"no connection to {where}: {why}") from error
             raise NoConnection(f"no connection to {where}: {why}") from error
         association.peer_address = association._connection.peer_address()
         _log.debug("> %s", self._request)
@@ -272,7 +274,7 @@ class connect:  # noqa: N801 - it is called like a function
     def _lost(self, error: AssociationLost, cause: Exception | None, where: str) -> AssociationError:
         """With TLS 1.3, a server judges the client's certificate when that has its handshake behind it."""
         if isinstance(cause, ssl_module.SSLError):
-            return NoConnection(f"no connection to {where}: {_describe(cause)}")
+            return TLSFailed(f"no connection to {where}: {_describe(cause)}")
         if getattr(self._ssl, "not_after", None) is None:
             return AssociationLost(f"{error}; so does a server that requires a certificate of this side, and got none")
         return error

@@ -35,6 +35,7 @@ __all__ = [
     "ProtocolError",
     "StatusError",
     "TLSConfigurationError",
+    "TLSFailed",
     "describe_abort",
     "describe_rejection",
 ]
@@ -181,6 +182,10 @@ class AssociationLost(AssociationError):
 
 class NoConnection(AssociationLost):
     """There is no transport connection: nobody listens, the name is not known, TLS failed, or it took too long."""
+
+
+class TLSFailed(NoConnection):
+    """Somebody listens, but TLS with it has failed; the text says why, and what to try. The cause is Python's error."""
 
 
 class AssociationReleased(AssociationError):

@@ -99,8 +99,7 @@ class Reloadable:
     def _audit_change(self, name: str, error: str = "") -> None:
         """To the audit trail: that something was replaced, or could not be."""
         if self._audit is not None:
-            for what in self._files(name)[:1] or (RELOADED[name],):
-                self._audit.configuration_changed(what, error=error)
+            self._audit.configuration_changed(*self._files(name) or (RELOADED[name],), error=error)
 
     # By itself
 

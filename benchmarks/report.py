@@ -139,9 +139,9 @@ def load(file: Path) -> Results:
 # Markdown
 
 _ABOUT = """\
-Medians of at least {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets stand
-the CPU seconds of that process and its children per GB (per 1,000 operations where objects are small). PDUs are of 16
-KiB, and receivers drop what they get, unless the line says otherwise.
+Medians of at least {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets
+stand the CPU seconds of that process and its children per GB (per 1,000 operations where objects are small). PDUs are
+of 16 KiB, and receivers drop what they get, unless the line says otherwise.
 
 *uvloop* and *asyncio* are asyncdicom on either event loop, with a handler that consumes the data set view by view; *not
 consumed* has one that returns at once. *C* is a receiver of our own that gathers each data set in a buffer from few
@@ -299,8 +299,8 @@ def readme_section(results: Results, plot: str) -> str:
     programs = ", ".join(f"{each} {facts[each]}" for each in ("Python", "DCMTK", "pynetdicom") if each in facts)
     lines = [
         f"`make bench` on {facts['date']}: {facts['machine']}, loopback, {programs};",
-        f"medians of at least {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios are what",
-        "to compare. All of it, with the loopback's own limit, is in",
+        f"medians of at least {facts['rounds']} alternating rounds. Absolute figures belong to the machine; the ratios",
+        "are what to compare. All of it, with the loopback's own limit, is in",
         "[benchmarks/results/results.md](benchmarks/results/results.md). With several associations",
         "DCMTK's `storescp --fork` has a process for each, on both cores.",
         "",

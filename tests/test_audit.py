@@ -733,10 +733,13 @@ async def test_what_cannot_be_read_again_for_no_reason_has_not_been_read(sink, a
 async def test_a_change_of_what_security_depends_on_is_an_alert(sink, audit, tmp_path):
     audit.configuration_changed(tmp_path / "access.toml")
     audit.configuration_changed("tls", error="no such file")
+    audit.configuration_changed(tmp_path / "users", tmp_path / "key.pem")
     await audit.close()
-    good, bad = sink.messages
+    good, bad, several = sink.messages
     assert good.kind == ("Security Alert", "Security Configuration", 0)
     assert good.ids("URI") == [(tmp_path / "access.toml").as_uri()]
+    assert several.ids("URI") == [(tmp_path / "users").as_uri()]
+    assert several.why == f"read anew (with {(tmp_path / 'key.pem').as_uri()})"
     assert bad.kind == ("Security Alert", "Security Configuration", 4)
     assert "no such file" in bad.why
 

@@ -239,6 +239,14 @@ def test_options_that_do_not_go_together_are_refused(line, words, files):
     assert words in result.stderr
 
 
+def test_a_handshake_that_does_not_end_is_exit_code_71(files):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        result = run_here("echoscu", "127.0.0.1", port, "+tla", "+cf", files.ca.file, "--tls-timeout", "0.1")
+    assert result.returncode == ExitCode.TLS
+    assert "the TLS handshake was not over in time" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

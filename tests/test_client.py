@@ -267,7 +267,7 @@ async def test_what_is_wrong_with_the_servers_certificate_is_said_in_words(shown
 
 async def test_a_peer_that_does_not_speak_tls_is_an_error_that_says_so(certificates):
     async with asyncdicom.serve("127.0.0.1", 0) as server:
-        with pytest.raises(asyncdicom.NoConnection, match="the peer does not speak TLS"):
+        with pytest.raises(asyncdicom.TLSFailed, match="the peer does not speak TLS"):
             await asyncdicom.connect("127.0.0.1", server.port, ssl=client_context(trusted=certificates.ca.file))
 
 
@@ -278,7 +278,7 @@ async def test_a_peer_that_says_nothing_to_a_client_hello_is_left_in_time_and_th
 
     timeouts = Timeouts(connect=math.inf, tls=0.1)
     async with raw_server(script) as port:
-        with pytest.raises(asyncdicom.NoConnection, match="the TLS handshake was not over in time"):
+        with pytest.raises(asyncdicom.TLSFailed, match="the TLS handshake was not over in time"):
             await asyncdicom.connect(
                 "127.0.0.1", port, ssl=client_context(trusted=certificates.ca.file), timeouts=timeouts
             )
@@ -294,7 +294,7 @@ async def test_a_client_hears_that_it_needs_a_certificate_or_a_better_one(versio
         for shown, words in refusals.items():
             pair = getattr(certificates, shown) if shown else (None, None)
             client_side = client_context(trusted=trusted, certificate=pair[0], key=pair[1])
-            with pytest.raises(asyncdicom.NoConnection, match=f"the peer refused: .*({words})"):
+            with pytest.raises(asyncdicom.TLSFailed, match=f"the peer refused: .*({words})"):
                 await asyncdicom.connect("127.0.0.1", server.port, ssl=client_side)
 
 

@@ -164,11 +164,15 @@ class AuditTrail:
         self.record(application_activity(_process(ae_titles), APPLICATION_STOP))
         await self._leave()
 
-    def configuration_changed(self, what: str | os.PathLike[str], *, error: str = "") -> None:
-        """Something that security depends on, a file or what a URI names, was read anew, or could not be (A.5.3.11)."""
-        uri = Path(what).absolute().as_uri() if isinstance(what, os.PathLike) else what
+    def configuration_changed(self, *what: str | os.PathLike[str], error: str = "") -> None:
+        """Something that security depends on was read anew, or could not be (A.5.3.11): files, or what a URI names.
+
+        Of several the first one is the participant object, and all are named in the text.
+        """
+        uri, *more = (Path(each).absolute().as_uri() if isinstance(each, os.PathLike) else each for each in what)
         outcome = Outcome.MINOR_FAILURE if error else Outcome.SUCCESS
         why = f"not read anew, the old one stays: {error}" if error else "read anew"
+        why += f" (with {', '.join(more)})" if more else ""
         self.record(security_alert([_process()], SECURITY_CONFIGURATION, uri, outcome, why, is_node=False))
 
     def handshake_failed(self, address: str, why: str) -> None:

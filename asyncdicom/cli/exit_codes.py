@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import errno
 import socket
-import ssl
 from typing import Final, NamedTuple
 
 from asyncdicom.errors import (
@@ -26,6 +25,7 @@ from asyncdicom.errors import (
     NoAcceptedContext,
     NoConnection,
     TLSConfigurationError,
+    TLSFailed,
 )
 
 __all__ = ["ExitCode", "Failure", "ToolError", "explain", "explain_connecting"]
@@ -121,9 +121,9 @@ def explain(error: BaseException) -> Failure:
 
 def explain_connecting(error: BaseException, *, over_tls: bool = False) -> Failure:
     """What an error of ``connect()`` means: there the same exceptions tell of the connection and of the negotiation."""
+    if isinstance(error, TLSFailed):
+        return Failure(ExitCode.TLS, str(error))  # what to try is there
     if isinstance(error, NoConnection):
-        if isinstance(error.__cause__, ssl.SSLError):
-            return Failure(ExitCode.TLS, str(error))  # what to try is there
         return Failure(ExitCode.NETWORK, str(error), _connection_hint(error.__cause__))
     if isinstance(error, AssociationTimeout):
         return Failure(ExitCode.NEGOTIATION, str(error), "is it a DICOM port? -ta sets how long to wait")
