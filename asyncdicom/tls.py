@@ -1024,7 +1024,7 @@ def describe(error: ssl.SSLError | OSError) -> str:
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _CLOSED
     if isinstance(error, ConnectionAbortedError):  # asyncio's, whose words leave the peer out
-        return _SLOW
+        return f"{_SLOW} ({error})"
     return error.strerror or str(error) or type(error).__name__
 
 

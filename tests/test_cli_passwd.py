@@ -3,6 +3,7 @@
 import os
 import pty
 import subprocess
+import types
 
 import pytest
 from cli_processes import COMMAND, DEADLINE, ENVIRONMENT, run
@@ -11,7 +12,8 @@ from asyncdicom import PasswordFile, UserIdentity
 
 
 async def knows(path, user, password):
-    return (await PasswordFile(path)(UserIdentity.of_user(user, password), None)).name == user
+    association = types.SimpleNamespace(peer_address="192.0.2.1")
+    return (await PasswordFile(path)(UserIdentity.of_user(user, password), association)).name == user
 
 
 async def test_a_password_from_standard_input_makes_and_changes_a_user(tmp_path):
