@@ -950,7 +950,7 @@ _NO_SHARED: Final = "no TLS version or cipher suite that both sides permit; comp
 _CLOSED: Final = (
     "the peer closed the connection during the TLS handshake: it does not speak TLS, or it refused; its log may say why"
 )
-_SLOW: Final = "the TLS handshake was not over in time: the peer does not speak TLS, or does nothing"
+_SLOW: Final = "the peer does not speak TLS, or does nothing"
 
 _REASONS: Final = {
     "HTTP_REQUEST": "the peer speaks HTTP, not TLS; check the port",
@@ -1024,7 +1024,7 @@ def describe(error: ssl.SSLError | OSError) -> str:
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _CLOSED
     if isinstance(error, ConnectionAbortedError):  # asyncio's, whose words leave the peer out
-        return f"{_SLOW} ({error})"
+        return f"{error}; {_SLOW}"
     return error.strerror or str(error) or type(error).__name__
 
 

@@ -278,7 +278,7 @@ async def test_a_peer_that_says_nothing_to_a_client_hello_is_left_in_time_and_th
 
     timeouts = Timeouts(connect=math.inf, tls=0.1)
     async with raw_server(script) as port:
-        with pytest.raises(asyncdicom.TLSFailed, match="the TLS handshake was not over in time"):
+        with pytest.raises(asyncdicom.TLSFailed, match="SSL handshake is taking longer than"):
             await asyncdicom.connect(
                 "127.0.0.1", port, ssl=client_context(trusted=certificates.ca.file), timeouts=timeouts
             )
