@@ -336,6 +336,7 @@ class SyslogSink(Sink):
         return self.ssl() if callable(self.ssl) else self.ssl
 
     def _write(self, record: Record) -> None:
+        self._begin()  # the collector may have gone since the last one, and the first message to it would be lost
         assert self._socket is not None
         message = self._message(record)
         if self.transport == "udp":
