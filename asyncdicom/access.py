@@ -537,21 +537,21 @@ class Limits:
     """
 
     def __init__(self, processes: int = 1) -> None:
-        self._processes = processes
+        self.processes = processes
         self._usages: dict[str, _Usage] = {}
 
     def admit(self, rule: Rule, now: float) -> Admission | Refusal:
         """Whether there is room for another association under a rule, at ``now``, a time in seconds."""
         usage = self._usages.setdefault(rule.name, _Usage())
         most, rate = rule.max_associations, rule.associations_per_second
-        if most is not None and usage.associations >= -(-most // self._processes):
+        if most is not None and usage.associations >= -(-most // self.processes):
             return Refusal(AssociateRJ(2, 3, 2), f"rule {rule.name!r} has {usage.associations} associations already")
         if rate is not None:
-            rate /= self._processes
+            rate /= self.processes
             if usage.association_pace.wait(rate, now):
                 return Refusal(AssociateRJ(2, 3, 1), f"rule {rule.name!r} has more than {rate:g} associations a second")
             usage.association_pace.take(rate, now)
-        return Admission(rule, usage, self._processes)
+        return Admission(rule, usage, self.processes)
 
 
 class Admission:

@@ -466,7 +466,7 @@ class JWTVerifier:
             raise IdentityRefused(
                 f"the JSON web token is refused: it has {len(identity.primary)} bytes, {_MOST_TOKEN} are the most"
             )
-        return self._verified(identity.primary)
+        return self._verified(identity.primary.strip())  # a file that holds a token often ends its line
 
     def _verified(self, token: bytes) -> User:
         import jwt  # noqa: PLC0415 - an extra

@@ -46,6 +46,8 @@ class Reloadable:
         self._keeps_tls = False
         """Whether the event loop has the TLS context, for good."""
         self._reloading: asyncio.Task[None] | None = None
+        self._seen: dict[str, _State] = {}
+        """How files were when they were looked at last, by attribute."""
 
     @property
     def certificate_not_after(self) -> dt.datetime | None:
@@ -70,13 +72,17 @@ class Reloadable:
 
     def _read_again(self, *names: str) -> None:
         fresh: dict[str, Any] = {}
+        seen: dict[str, _State] = {}
         for name in names:
+            seen[name] = _state_of(self._files(name))
             try:
                 fresh[name] = self._made_again(name)
             except Exception as error:
+                self._seen[name] = seen[name]  # it is told, once
                 self._audit_change(name, str(error) or repr(error))
                 raise
         self._replace(fresh)
+        self._seen |= seen
 
     def _made_again(self, name: str) -> Any:
         if name == "_ssl" and self._keeps_tls:
@@ -107,14 +113,14 @@ class Reloadable:
         """Look after files and the certificate's end until :meth:`_end_reloading`; ``interval`` in seconds, or 0."""
         self._warn_of_expiry()
         if self.certificate_not_after is not None or (interval and any(map(self._files, RELOADED))):
-            seen = {name: _state_of(self._files(name)) for name in RELOADED}
-            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf, seen))
+            self._seen = {name: _state_of(self._files(name)) for name in RELOADED}
+            self._reloading = asyncio.ensure_future(self._watch(interval or math.inf))
 
     def _end_reloading(self) -> None:
         if self._reloading is not None:
             self._reloading.cancel()
 
-    async def _watch(self, interval: float, seen: dict[str, _State]) -> None:
+    async def _watch(self, interval: float) -> None:
         slept = 0.0
         while True:
             await asyncio.sleep(min(interval, _DAY))
@@ -122,9 +128,10 @@ class Reloadable:
             if slept >= _DAY:
                 slept = 0.0
                 self._warn_of_expiry()
-            for name, before in seen.items() if interval < math.inf else ():
-                seen[name] = await asyncio.to_thread(_state_of, self._files(name))
-                if seen[name] != before:
+            for name in RELOADED if interval < math.inf else ():
+                state = await asyncio.to_thread(_state_of, self._files(name))
+                if state != self._seen[name]:
+                    self._seen[name] = state
                     await self._reload_changed(name)
 
     async def _reload_changed(self, name: str) -> None:

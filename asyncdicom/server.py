@@ -335,7 +335,9 @@ class Server(Reloadable):
         if self._closing.done():
             return Refusal(_LOCAL_LIMIT, "the server is closing")
         if len(self._associations) >= self._max_associations:
-            return Refusal(_LOCAL_LIMIT, f"{len(self._associations)} associations, {self._max_associations} allowed")
+            whose = " in this process" if self._limits.processes > 1 else ""
+            words = f"{len(self._associations)} associations, {self._max_associations} allowed{whose}"
+            return Refusal(_LOCAL_LIMIT, words)
         return None
 
     def _associate(self, association: Association, indicated: Indicated) -> None:

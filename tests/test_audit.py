@@ -846,6 +846,21 @@ async def test_a_server_reports_a_request_that_its_policy_refuses(sink, audit):
     assert "C-ECHO" in alert.detail("Alert Description").decode()
 
 
+async def test_a_request_that_is_refused_names_the_user(sink, audit):
+    async def check(identity, association):
+        return asyncdicom.User("smith")
+
+    policy = asyncdicom.AccessPolicy([asyncdicom.Rule(name="stores", services="C-STORE")])
+    user = UserIdentity.of_user("smith")
+    async with (
+        asyncdicom.serve("127.0.0.1", 0, audit=audit, access=policy, user_identity=check) as server,
+        asyncdicom.connect("127.0.0.1", server.port, user_identity=user) as association,
+    ):
+        assert (await association.c_echo()).is_failure
+    (alert,) = sink.of("Security Alert", "Use of Restricted Function")
+    assert [each.get("UserID") for each in alert.participants[1:]] == ["ASYNCDICOM", "smith"]
+
+
 async def test_a_peer_that_asks_for_what_it_may_not_fills_no_trail(sink, audit):
     async def find(request):
         for _ in range(100):

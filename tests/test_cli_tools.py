@@ -114,6 +114,7 @@ def test_a_rejection_is_exit_code_61(tmp_path):
         echo = run("echoscu", *receiver.peer)
     assert echo.returncode == 61
     assert "no reason given" in echo.stderr
+    assert "its log may say why" in echo.stderr
 
 
 def test_a_wrong_ae_title_is_rejected_where_the_right_one_is_required(tmp_path):
@@ -483,6 +484,7 @@ def test_a_port_that_is_taken_is_exit_code_64(receiver, tmp_path):
     second = run("storescp", receiver.port, "-ba", "127.0.0.1", "-od", tmp_path)
     assert second.returncode == 64
     assert "cannot listen on 127.0.0.1" in second.stderr
+    assert "is another one running?" in second.stderr
 
 
 @pytest.mark.parametrize("line", ["", "x", "70000", "0 1", "0 --pattern ../x", "0 -fe /x", "0 -xf a b", "0 +tls k c"])

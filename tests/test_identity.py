@@ -385,6 +385,11 @@ async def test_a_token_is_verified_with_a_public_key(keys, algorithm):
     assert await verified(its, token(keys[algorithm], algorithm)) == "alice"
 
 
+async def test_a_token_may_come_from_a_file_with_a_line_end():
+    sent = token(SECRET, "HS256")
+    assert await verified(verifier(SECRET, "HS256"), UserIdentity(5, sent.primary + b"\r\n")) == "alice"
+
+
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 async def test_a_token_is_verified_with_a_shared_secret(algorithm, tmp_path):
     path = tmp_path / "secret"

@@ -110,6 +110,31 @@ async def test_what_cannot_be_looked_at_does_not_end_the_looking(tmp_path):
                 await asyncio.sleep(0.005)
 
 
+async def test_what_was_read_again_when_asked_for_is_not_read_again_once_more(tmp_path):
+    file = tmp_path / "users"
+    file.write_text("a")
+    counts = {"looked": 0, "made": 0}
+
+    class Check:
+        @property
+        def files(self):
+            counts["looked"] += 1
+            return (file,)
+
+        def remade(self):
+            counts["made"] += 1
+            return Check()
+
+    async with serving(user_identity=Check(), reload_interval=0.01) as server:
+        file.write_text("longer")
+        server.reload()
+        looked = counts["looked"]
+        async with asyncio.timeout(DEADLINE):
+            while counts["looked"] < looked + 4:
+                await asyncio.sleep(0.001)
+    assert counts["made"] == 1
+
+
 async def test_a_plain_context_stays_and_so_does_no_context(tls_contexts):
     for context in (tls_contexts[0], None):
         async with serving(ssl=context) as server:

@@ -47,7 +47,7 @@ from .messages import (
 from .sinks import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Iterable
+    from collections.abc import Awaitable, Collection, Iterable, Sequence
     from types import TracebackType
 
     from asyncdicom.association import Association
@@ -211,8 +211,15 @@ class AuditTrail:
         node = _process((association.called_ae_title,))
         self.record(user_authentication(user, node, what, outcome, error))
 
-    def _alert(self, peer: Participant, what: Code, why: str, outcome: Outcome = Outcome.MINOR_FAILURE) -> None:
-        self.record(security_alert([_process(), peer], what, peer.access_point.id, outcome, why))
+    def _alert(
+        self,
+        peer: Participant,
+        what: Code,
+        why: str,
+        outcome: Outcome = Outcome.MINOR_FAILURE,
+        users: Sequence[Participant] = (),
+    ) -> None:
+        self.record(security_alert([_process(), peer, *users], what, peer.access_point.id, outcome, why))
 
 
 class _Key(NamedTuple):
@@ -275,7 +282,8 @@ class AssociationAudit:
             sop_class = command.affected_sop_class_uid or command.requested_sop_class_uid or ""
             words = f"{command.message.name[:-3]} of {sop_class} refused: {why}"
             peer = _peer(self._association, is_acceptor=self._is_acceptor)
-            self.trail._alert(peer, USE_OF_RESTRICTED_FUNCTION, words)
+            users = [Participant(_user_name(self._association))] if self.has_user else []
+            self.trail._alert(peer, USE_OF_RESTRICTED_FUNCTION, words, users=users)
 
     # The requests of this side
 

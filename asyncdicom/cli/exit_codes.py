@@ -127,11 +127,14 @@ def explain_connecting(error: BaseException, *, over_tls: bool = False) -> Failu
         return Failure(ExitCode.NETWORK, str(error), _connection_hint(error.__cause__))
     if isinstance(error, AssociationTimeout):
         return Failure(ExitCode.NEGOTIATION, str(error), "is it a DICOM port? -ta sets how long to wait")
+    if isinstance(error, AssociationRejected) and (error.result, error.reason) == (1, 1):
+        return Failure(ExitCode.NEGOTIATION, str(error), _NO_REASON)
     if not over_tls and isinstance(error, (AssociationAborted, AssociationLost)):
         return Failure(ExitCode.ABORTED, str(error), "does its port want TLS (+tls)? the peer's log may say why")
     return explain(error)
 
 
+_NO_REASON: Final = "its log may say why: a user or password, a certificate, an address or a title that it refuses"
 _CONNECTION_HINTS: Final = {
     errno.ECONNREFUSED: "is the peer running, and is this its port?",
     errno.ECONNRESET: "is this a DICOM port without TLS, and may this host connect?",

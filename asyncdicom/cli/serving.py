@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import os
 import secrets
@@ -305,11 +306,11 @@ async def listen(options: NetworkOptions, port: int, **more: Any) -> Server:
     except OSError as error:
         where = f"{host or 'any address'} port {port}"
         message = f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
-        raise ToolError(
-            ExitCode.LISTEN, message, "port 0 takes a free one; ports below 1024 may need rights"
-        ) from error
+        hint = "is another one running? port 0 takes a free port" if error.errno == errno.EADDRINUSE else _RIGHTS
+        raise ToolError(ExitCode.LISTEN, message, hint) from error
 
 
+_RIGHTS: Final = "port 0 takes a free one; ports below 1024 may need rights"
 _ANY_ADDRESS: Final[dict[int, str]] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - what a server is for
 
 
