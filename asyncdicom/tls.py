@@ -1014,6 +1014,8 @@ def describe(error: ssl.SSLError | OSError) -> str:
         why = _VERIFY_ERRORS.get(error.verify_code, error.verify_message)
         name = error.verify_message if error.verify_code in _NAME_ERRORS else ""
         return f"the peer's certificate was not accepted: {name or why}"
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # the latter before CPython 3.11.4
+        return _CLOSED
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "reason", None) or _reason_in(str(error))
         if words := _REASONS.get(reason):
