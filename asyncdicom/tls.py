@@ -586,7 +586,10 @@ def _set_groups(context: Context, profile: Profile, groups: tuple[str, ...]) -> 
         raise TLSConfigurationError(f"{_title(profile)} has no group {', '.join(bad)}; it has {known}")
     names = [_GROUP_NAMES.get(group.lower(), group.lower()) for group in groups]
     if len(names) == 1:
-        context.set_ecdh_curve(names[0])
+        try:
+            context.set_ecdh_curve(names[0])
+        except (ssl.SSLError, ValueError) as error:  # 3.11.2 knows no X25519
+            raise TLSConfigurationError(f"this Python's ssl cannot set the group {groups[0]}: {error}") from error
     elif names and (set_groups := getattr(context, "set_groups", None)):  # Python 3.15
         set_groups(":".join(names))
     elif names:

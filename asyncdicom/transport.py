@@ -391,7 +391,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None or self._closing:
             return
         self._closing = True
-        self._transport.close()
+        if not self._transport.is_closing():  # a second time would leave asyncio's TLS of 3.11.2 unable to abort
+            self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
         self._wakes_at = -math.inf  # nothing else is waited for

@@ -418,7 +418,8 @@ class Collector:
         self._may_read.set()
         async with asyncio.timeout(DEADLINE):
             for writer, _ in self._writers:
-                writer.transport.abort()
+                if not writer.is_closing():
+                    writer.transport.abort()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
             await asyncio.gather(*self._tasks, return_exceptions=True)
