@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from .elements import implicit_element, pad_text, pad_uid
 from .errors import AbortReason, LocalProtocolError, ProtocolError
 from .uids import CONTEXTS_FOR, SERVICE_CLASSES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "MAX_COMMAND_LENGTH",
@@ -340,15 +337,15 @@ class Command:
 
 _MAX_LAYOUTS, _MAX_LAYOUT = 8, 512
 """How many are kept, and the bytes of a command set that may become one: a peer must not fill the memory with them."""
-_VARIABLE = {number << 16 for number in (0x0110, 0x0120, 0x1000)}
-"""Message ID, Message ID Being Responded To, Affected SOP Instance UID."""
+_VARIABLE = {0x0110 << 16: "H", 0x0120 << 16: "H", 0x1000 << 16: "s"}
+"""Message ID, Message ID Being Responded To, Affected SOP Instance UID: numbers and text."""
 
 
 class CommandDecoder:
     """Decodes the command sets of one direction of an association, as :meth:`Command.decode` does.
 
     Most of them repeat an earlier one in all but their Message ID and SOP instance: those are compared with it and not
-    read anew, which takes 1.5 microseconds instead of 6.
+    read anew, which takes 0.6 microseconds instead of 5.
     """
 
     __slots__ = ("_layouts",)
@@ -357,7 +354,7 @@ class CommandDecoder:
         self._layouts: dict[int, _Layout | None] = {}
         """By the length of the command set; None where it has come only once."""
 
-    def decode(self, data: bytes) -> Command:
+    def decode(self, data: bytes | bytearray | memoryview) -> Command:
         """The command set. Raises ProtocolError as :meth:`Command.decode`."""
         layout = self._layouts.get(len(data))
         if layout is not None and (command := layout.decode(data)) is not None:
@@ -366,7 +363,7 @@ class CommandDecoder:
         if len(data) > _MAX_LAYOUT:
             return command
         if len(data) in self._layouts:
-            self._layouts[len(data)] = _Layout(data, command)
+            self._layouts[len(data)] = _Layout(bytes(data), command)
         elif len(self._layouts) < _MAX_LAYOUTS:
             self._layouts[len(data)] = None
         else:
@@ -377,34 +374,38 @@ class CommandDecoder:
 class _Layout:
     """A command set as bytes that stay the same and elements that change, taking turns."""
 
-    __slots__ = ("_constant", "_elements", "_unpack", "_variable")
+    __slots__ = ("_constant", "_elements", "_numbers", "_texts", "_unpack")
 
     def __init__(self, data: bytes, command: Command) -> None:
         self._elements = command.__dict__.copy()
-        self._variable: list[tuple[str, Callable[[bytes], Any]]] = []
+        self._numbers: list[tuple[str, int]] = []
+        """Those that change, and which of the parts they are."""
+        self._texts: list[tuple[str, int]] = []
         position = begun = 0
-        layout = ""
+        layout = "<"
         while position < len(data):
             key, length = _HEADER.unpack_from(data, position)
             position += _HEADER.size
-            if key in _VARIABLE and length:
-                self._variable.append(_DECODERS[key])
-                layout += f"{position - begun}s{length}s"
+            if (kind := _VARIABLE.get(key)) and (length == _US.size if kind == "H" else length):
+                variable = self._numbers if kind == "H" else self._texts
+                variable.append((_DECODERS[key][0], 2 * len(self._numbers + self._texts) + 1))
+                layout += f"{position - begun}s{'H' if kind == 'H' else f'{length}s'}"
                 begun = position + length
             position += length
         self._unpack = struct.Struct(f"{layout}{position - begun}s").unpack
         self._constant = self._unpack(data)[::2]
 
-    def decode(self, data: bytes) -> Command | None:
+    def decode(self, data: bytes | bytearray | memoryview) -> Command | None:
         """The command set, which is as long as the first one; None if it differs in more than may change."""
         parts = self._unpack(data)
         if parts[::2] != self._constant:
             return None
         command = Command.__new__(Command)
-        elements = command.__dict__
-        elements.update(self._elements)
-        for (name, read), value in zip(self._variable, parts[1::2], strict=True):
-            elements[name] = read(value)
+        command.__dict__ = elements = self._elements.copy()
+        for name, index in self._numbers:
+            elements[name] = parts[index]
+        for name, index in self._texts:
+            elements[name] = parts[index].decode("latin-1").strip("\0 ")
         return command
 
 

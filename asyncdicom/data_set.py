@@ -76,28 +76,36 @@ class IncomingDataSet:
     until the next one is asked for: copy what you keep. What nobody consumes is read from the network and dropped.
     """
 
-    def __init__(self, meta: FileMeta, pool: SlabPool, held_changed: Callable[[int], None]) -> None:
+    # As every data set begins: what stands in the class is not written for each.
+    _borrowed: _Entry | None = None
+    """The last one, until it is settled who has it."""
+    _charge = 0
+    _sink: Callable[[Sequence[memoryview]], object] | None = None
+    _consumer = False
+    _dropping = False
+    _ended = False
+    _lost: BaseException | None = None
+    """Why the rest will never come."""
+    _refused: BaseException | None = None
+    """Why the consumer does not want the rest."""
+    _waiter: Wakeup[None] | None = None
+    needs_more = False
+    """Whether the consumer waits, and lets go of nothing of what is kept before more has come."""
+    received = 0
+    """Bytes that have come so far."""
+
+    def __init__(
+        self,
+        meta: FileMeta,
+        pool: SlabPool,
+        held_changed: Callable[[int], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._meta = meta
         self._pool = pool
         self._held_changed = held_changed
+        self._loop = loop
         self._kept: deque[_Entry] = deque()
-        self._borrowed: _Entry | None = None
-        """The last one, until it is settled who has it."""
-        self._charge = 0
-        self._sink: Callable[[Sequence[memoryview]], object] | None = None
-        self._consumer = False
-        self._dropping = False
-        self._ended = False
-        self._lost: BaseException | None = None
-        """Why the rest will never come."""
-        self._refused: BaseException | None = None
-        """Why the consumer does not want the rest."""
-        self._waiter: Wakeup[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self.needs_more = False
-        """Whether the consumer waits, and lets go of nothing of what is kept before more has come."""
-        self.received = 0
-        """Bytes that have come so far."""
 
     @property
     def file_meta(self) -> FileMeta:

@@ -17,7 +17,7 @@ from .errors import AbortReason, LocalProtocolError, ProtocolError
 from .pdu import PDU_HEADER, PDV_HEADER, PduType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .presentation import PresentationContext
     from .receive_buffer import Fragment
@@ -43,6 +43,7 @@ PDU_OVERHEAD = PDU_HEADER.size + PDV_HEADER.size
 """Bytes in front of each fragment that is sent."""
 
 _US = struct.Struct("<H")
+_INSTANCE = "affected_sop_instance_uid"
 _MAX_UID = 64  # PS3.5 9.1; longer ones are let pass, but not kept in templates
 _ROOM_IN_TEMPLATE = 256
 _COMMAND, _LAST = 1, 2  # message control header (PS3.8 E.2)
@@ -132,7 +133,7 @@ class MessageReader:
         if not control & _LAST:
             self._command += data
             return None
-        command = self._decoder.decode(bytes(self._command + data if self._command else data))
+        command = self._decoder.decode(self._command + data if self._command else data)
         self._command.clear()
         self._fragments = 0
         self._in_data_set = command.has_data_set
@@ -184,26 +185,26 @@ def response_to(request: Command, status: int, **more: Any) -> Command:
 
 def _response_uids(request: Command) -> tuple[str, str]:
     sop_class = request.affected_sop_class_uid or request.requested_sop_class_uid or ""
-    if "affected_sop_instance_uid" not in MESSAGES[request.message.field | 0x8000].optional:
+    if request.message.field not in _ANSWERED_WITH_INSTANCE:
         return sop_class, ""
     return sop_class, request.affected_sop_instance_uid or request.requested_sop_instance_uid or ""
+
+
+_ANSWERED_WITH_INSTANCE = frozenset(
+    field & 0x7FFF for field, response in MESSAGES.items() if response.is_response and _INSTANCE in response.optional
+)
+"""Command fields of requests whose responses may have an Affected SOP Instance UID."""
 
 
 def encode_response(context_id: int, request: Command, status: int, size: int) -> bytes:
     """The PDU of a response that says nothing but a status, as most do, fragments of at most ``size`` bytes.
 
-    Made from a template, which takes a sixth of the time of encoding a command set (0.9 against 6.3 microseconds).
+    Made from a template, which takes a tenth of the time of encoding a command set (0.6 against 6.3 microseconds).
     """
     sop_class, sop_instance = _response_uids(request)
-    pdu = _from_template(
-        context_id,
-        request.message.field | 0x8000,
-        sop_class,
-        message_id=request.message_id or 0,
-        number=status,
-        sop_instance=sop_instance,
-        size=size,
-    )
+    field = request.message.field | 0x8000
+    message_id = request.message_id or 0
+    pdu = _from_template(context_id, field, sop_class, sop_instance, size, message_id=message_id, number=status)
     return pdu or encode_command(context_id, response_to(request, status), size)
 
 
@@ -212,20 +213,15 @@ def encode_store(context_id: int, request: Command, size: int) -> bytes:
     pdu = b""
     if request.move_originator_application_entity_title is None and request.move_originator_message_id is None:
         assert request.message_id is not None
-        pdu = _from_template(
-            context_id,
-            CommandField.C_STORE_RQ,
-            request.affected_sop_class_uid or "",
-            message_id=request.message_id,
-            number=request.priority or 0,
-            sop_instance=request.affected_sop_instance_uid or "",
-            size=size,
-        )
+        sop_class, sop_instance = request.affected_sop_class_uid or "", request.affected_sop_instance_uid or ""
+        field, priority = CommandField.C_STORE_RQ, request.priority or 0
+        message_id = request.message_id
+        pdu = _from_template(context_id, field, sop_class, sop_instance, size, message_id=message_id, number=priority)
     return pdu or encode_command(context_id, request, size)
 
 
 def _from_template(
-    context_id: int, field: int, sop_class: str, *, message_id: int, number: int, sop_instance: str, size: int
+    context_id: int, field: int, sop_class: str, sop_instance: str, size: int, *, message_id: int, number: int
 ) -> bytes:
     """The PDU of a response or a C-STORE request; empty if there can be no template for it.
 
@@ -234,18 +230,15 @@ def _from_template(
     value = pad_uid(sop_instance)
     if len(sop_class) > _MAX_UID or len(value) > _MAX_UID or size < _ROOM_IN_TEMPLATE:
         return b""
-    template, id_at, number_at = _template(context_id, field, sop_class, len(value))
-    pdu = bytearray(template)
-    _US.pack_into(pdu, id_at, message_id)
-    _US.pack_into(pdu, number_at, number)
-    if value:
-        pdu[-len(value) :] = value  # the last element in tag order
-    return bytes(pdu)
+    pack, head, between, behind = _template(context_id, field, sop_class, len(value))
+    return pack(head, message_id, between, number, behind, value)  # the instance is the last element in tag order
 
 
 @functools.lru_cache(maxsize=1024)
-def _template(context_id: int, field: int, sop_class: str, length: int) -> tuple[bytes, int, int]:
-    """A message with an empty ID, number and instance UID of that length, and where ID and number stand."""
+def _template(
+    context_id: int, field: int, sop_class: str, length: int
+) -> tuple[Callable[..., bytes], bytes, bytes, bytes]:
+    """A message around its ID, number and instance UID of that length: what packs it, and what stands between them."""
     is_response = bool(field & 0x8000)
     command = Command(
         field,
@@ -256,10 +249,13 @@ def _template(context_id: int, field: int, sop_class: str, length: int) -> tuple
         **{"status" if is_response else "priority": 0},
     )
     data = command.encode()
+    pdu = _head(context_id, _COMMAND | _LAST, len(data)) + data
     # Headers of 8 bytes. Behind the ID comes Priority, or Command Data Set Type (10 bytes) and Status.
     id_at = PDU_OVERHEAD + 12 + (8 + len(pad_uid(sop_class)) if sop_class else 0) + 10 + 8
     number_at = id_at + 2 + (10 if is_response else 0) + 8
-    return _head(context_id, _COMMAND | _LAST, len(data)) + data, id_at, number_at
+    head, between, behind = pdu[:id_at], pdu[id_at + 2 : number_at], pdu[number_at + 2 : len(pdu) - length]
+    pack = struct.Struct(f"<{len(head)}sH{len(between)}sH{len(behind)}s{length}s").pack
+    return pack, head, between, behind
 
 
 def data_head(context_id: int, length: int, *, is_last: bool) -> bytes:

@@ -77,7 +77,8 @@ class Request:
                 sending_ae_title=calling,
                 receiving_ae_title=association.called_ae_title,
             )
-            self.incoming = IncomingDataSet(meta, association._pool, association._performer.held_changed)
+            performer = association._performer
+            self.incoming = IncomingDataSet(meta, association._pool, performer.held_changed, association._loop)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.message_id} of {self.association!r}>"

@@ -18,7 +18,7 @@ META = FileMeta(CT, "1.2.3.4", "1.2.840.10008.1.2.1", source_ae_title="CALLING")
 def incoming(meta=META):
     held = []
     pool = SlabPool()
-    data = IncomingDataSet(meta, pool, held.append)
+    data = IncomingDataSet(meta, pool, held.append, asyncio.get_running_loop())
     return data, pool, held
 
 

@@ -63,7 +63,9 @@ class Peer:
 
     def feed(self, views, *, is_last=False):
         if self.data_set is None:
-            self.data_set = IncomingDataSet(META, self.pool, self.association._performer.held_changed)
+            self.data_set = IncomingDataSet(
+                META, self.pool, self.association._performer.held_changed, asyncio.get_running_loop()
+            )
             self.association._performer._incoming = self.data_set
         self.data_set.feed(views, is_last=is_last)
         self.data_set.settle()
