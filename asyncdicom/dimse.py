@@ -87,30 +87,25 @@ class MessageReader:
     def receive(self, fragments: Iterable[Fragment]) -> list[CommandReceived | DataReceived | ProtocolError]:
         """What the fragments complete, in order; the last may be the error that PS3.8 annex E makes of one of them."""
         received: list[CommandReceived | DataReceived | ProtocolError] = []
+        views: list[memoryview] = []
         try:
-            self._receive(fragments, received)
+            for context_id, control, pieces in fragments:
+                if self._in_data_set and context_id == self.context_id and not control & _COMMAND:
+                    views += pieces
+                    if control & _LAST:
+                        received.append(DataReceived(views, is_last=True))
+                        views = []
+                        self._in_data_set = False
+                        self.context_id = None
+                else:
+                    command = self._gather(context_id, control, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                    if command is not None:
+                        received.append(command)
+            if views:
+                received.append(DataReceived(views, is_last=False))
         except ProtocolError as error:
             received.append(error)
         return received
-
-    def _receive(
-        self, fragments: Iterable[Fragment], received: list[CommandReceived | DataReceived | ProtocolError]
-    ) -> None:
-        views: list[memoryview] = []
-        for context_id, control, pieces in fragments:
-            if self._in_data_set and context_id == self.context_id and not control & _COMMAND:
-                views += pieces
-                if control & _LAST:
-                    received.append(DataReceived(views, is_last=True))
-                    views = []
-                    self._in_data_set = False
-                    self.context_id = None
-            else:
-                command = self._gather(context_id, control, pieces[0] if len(pieces) == 1 else b"".join(pieces))
-                if command is not None:
-                    received.append(command)
-        if views:
-            received.append(DataReceived(views, is_last=False))
 
     def _gather(self, context_id: int, control: int, data: memoryview | bytes) -> CommandReceived | None:
         if self.context_id is None:
