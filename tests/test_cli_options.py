@@ -20,7 +20,7 @@ from asyncdicom.cli import (
     wlmscu,
 )
 from asyncdicom.cli.options import Effect, Group, Tool, UsageError, flag, help_text, parse, refused, value
-from asyncdicom.cli.shared import CommonOptions, NetworkOptions, number, seconds
+from asyncdicom.cli.shared import CommonOptions, NetworkOptions, delay, number, seconds
 
 MODULES = (echoscu, storescu, storescp, findscu, getscu, movescu, demo, wlmscu, mppsscu, stgcmtscu, certs)
 ALL = tuple(module.TOOL for module in MODULES)
@@ -187,9 +187,9 @@ def test_a_spelling_stands_for_one_option_only():
 @pytest.mark.parametrize(
     ("read", "text", "expected"),
     [
-        (seconds, "0", math.inf),
         (seconds, "2.5", 2.5),
-        (seconds, "-1", math.inf),
+        (seconds, "inf", math.inf),
+        (delay, "0", 0.0),
         (number(4096, 9999, 0), "0", 0),
         (number(4096, 9999, 0), "4096", 4096),
     ],
@@ -203,6 +203,8 @@ def test_a_value_is_read(read, text, expected):
     [
         "-ta x",
         "-ta nan",
+        "-ta 0",
+        "--tls-timeout -1",
         "-pdu 4095",
         "-pdu -5",
         "--repeat 0",
@@ -215,6 +217,19 @@ def test_a_value_is_read(read, text, expected):
 def test_a_bad_value_is_refused_in_words(line):
     with pytest.raises(UsageError, match=line.split()[0]):
         parse(echoscu.TOOL, line.replace("''", " ").split(" ", 1))
+
+
+@pytest.mark.parametrize("option", ["--reload-interval", "--drain", "--sleep-after"])
+@pytest.mark.parametrize("text", ["-1", "inf", "nan", "soon"])
+def test_a_time_that_may_be_0_is_refused_below_it(option, text):
+    with pytest.raises(UsageError, match=f"{option} {text}: a number of seconds is expected, 0 or more"):
+        parse(storescp.TOOL, [option, text])
+
+
+@pytest.mark.parametrize("tool", ["echoscu", "storescp"])
+def test_the_timeout_of_tls_needs_tls(tool, capsys):
+    assert main([tool, "127.0.0.1", "11112", "--tls-timeout", "5"]) == 1
+    assert "options of TLS need +tls" in capsys.readouterr().err
 
 
 def test_address_families_are_what_sockets_know():

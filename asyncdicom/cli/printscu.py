@@ -33,7 +33,7 @@ from .exit_codes import ExitCode, ToolError, explain
 from .files import find_files, read_instances
 from .options import Group, Tool, UsageError, flag, nothing_to_do, refused, value
 from .peer import parse_peer
-from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, finish, number, one_of, run_tool, seconds
+from .shared import LOGGING, LOOP, PEER, RequestorOptions, associate, delay, finish, number, one_of, run_tool
 from .syntaxes import PROPOSED_UNCOMPRESSED
 from .tls_options import REQUESTOR_TLS
 
@@ -193,7 +193,7 @@ TOOL: Final = Tool(
                     "wait",
                     "SECONDS",
                     "wait so long for the printer to report that its jobs are done, 0 without end",
-                    seconds,
+                    lambda text: delay(text) or math.inf,
                 ),
                 nothing_to_do("-s --spool", "films go to the printer at once"),
             ),

@@ -28,7 +28,7 @@ from .console import log, say
 from .exit_codes import ExitCode, ToolError
 from .options import Effect, Group, Option, UsageError, flag, value
 from .peer import split_host_port
-from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, number, seconds
+from .shared import ADDRESS_FAMILIES, TIMEOUTS, NetworkOptions, delay, number, seconds
 
 if TYPE_CHECKING:
     from asyncdicom.audit import AuditTrail
@@ -40,7 +40,6 @@ __all__ = [
     "LISTENING",
     "ListeningOptions",
     "Signals",
-    "delay",
     "listen",
     "listening_port",
     "run_server",
@@ -147,12 +146,6 @@ class ListeningOptions(NetworkOptions):
     def has_files(self) -> bool:
         """Whether there is anything that could be read again."""
         return bool(self.tls or self.access_policy or self._has_users)
-
-
-def delay(text: str) -> float:
-    """Reads a time; 0 and below is none."""
-    time = seconds(text)
-    return 0.0 if time == float("inf") else time
 
 
 LISTENING: Final = (

@@ -46,6 +46,7 @@ __all__ = [
     "NetworkOptions",
     "RequestorOptions",
     "associate",
+    "delay",
     "finish",
     "number",
     "one_of",
@@ -89,7 +90,6 @@ class NetworkOptions(TLSOptions, CommonOptions):
     dimse_timeout: float = _TIMEOUTS.dimse
     idle_timeout: float = _TIMEOUTS.idle
     connect_timeout: float = _TIMEOUTS.connect
-    tls_timeout: float = _TIMEOUTS.tls
     max_pdu: int = DEFAULT_MAX_PDU_LENGTH
     max_send_pdu: int = DEFAULT_MAX_SEND_PDU_LENGTH
     family: int = socket.AF_UNSPEC
@@ -161,14 +161,24 @@ def number(low: int, high: int, *also: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """Reads a time; 0 and below, as in DCMTK, is without end."""
+    """Reads how long to wait; DCMTK takes no 0 either."""
+    if not (time := _time(text)) > 0:
+        raise ValueError("a number of seconds above 0 is expected, or inf for no limit")
+    return time
+
+
+def delay(text: str) -> float:
+    """Reads a time that may be 0."""
+    if not 0 <= (time := _time(text)) < math.inf:
+        raise ValueError("a number of seconds is expected, 0 or more")
+    return time
+
+
+def _time(text: str) -> float:
     try:
-        time = float(text)
+        return float(text)
     except ValueError:
-        time = math.nan
-    if math.isnan(time):
-        raise ValueError("a number of seconds is expected, 0 for no limit")
-    return time if time > 0 else math.inf
+        return math.nan
 
 
 def one_of(*words: str) -> Callable[[str], str]:

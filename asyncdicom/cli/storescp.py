@@ -20,8 +20,8 @@ from .console import log, say, set_up_logging
 from .exit_codes import ExitCode, ToolError
 from .options import Group, Tool, flag, nothing_to_do, refused, value
 from .receiving import AS_RECEIVED_IN_FULL, FILES, Files, FilesOptions
-from .serving import ACCESS, LISTENING, ListeningOptions, Signals, delay, listen, listening_port, run_server
-from .shared import LOGGING, LOOP, number, run_tool
+from .serving import ACCESS, LISTENING, ListeningOptions, Signals, listen, listening_port, run_server
+from .shared import LOGGING, LOOP, delay, number, run_tool
 from .syntaxes import ACCEPTED
 from .tls_options import ACCEPTOR_TLS
 

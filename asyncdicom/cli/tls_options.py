@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from asyncdicom.association import Timeouts
+
 from .exit_codes import ExitCode, ToolError
 from .options import Effect, Group, Option, UsageError, flag, nothing_to_do, refused, value
 
@@ -69,6 +71,7 @@ class TLSOptions:
     sni: str | None = None
     """The name to ask for; empty for none, None for the host's."""
     expected_sni: tuple[str, ...] = ()
+    tls_timeout: float = Timeouts().tls
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
