@@ -65,7 +65,10 @@ _log = logging.getLogger("asyncdicom")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long each kind of waiting lasts, in seconds; ``math.inf`` waits for ever."""
+    """How long each kind of waiting lasts, in seconds; ``math.inf`` waits for ever.
+
+    Raises ValueError for what is not above 0.
+    """
 
     connect: float = 30.0
     """For the transport connection, all that belongs to its TLS handshake included."""
@@ -77,6 +80,12 @@ class Timeouts:
     """Without any message, then the association is released."""
     tls: float = 15.0
     """For a TLS handshake, of either side, once it has begun; within ``connect``, and within ``acse`` of a server."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            given: Any = getattr(self, name)
+            if not (isinstance(given, (int, float)) and given > 0):
+                raise ValueError(f"Timeouts({name}={given!r}): seconds above 0 are expected, or math.inf for no limit")
 
 
 class Association:

@@ -56,6 +56,8 @@ __all__ = ["AssociationPool", "Backoff", "ConnectOptions", "send_instances"]
 
 _log = logging.getLogger("asyncdicom")
 
+_AT_ONCE = 0.001
+"""Seconds that an idle association is kept where none shall be: 0 is no timeout."""
 _CHECK_PATIENCE = 5.0
 """Seconds for an idle association to answer a C-ECHO; a new one is made sooner than the DIMSE timeout."""
 
@@ -148,7 +150,7 @@ class AssociationPool:
         self._backoff = backoff or Backoff()
         self._options = options
         self._timeouts = options.get("timeouts") or Timeouts()
-        self._idle_timeouts = replace(self._timeouts, idle=min(self._timeouts.idle, idle_timeout))
+        self._idle_timeouts = replace(self._timeouts, idle=min(self._timeouts.idle, max(idle_timeout, _AT_ONCE)))
         if self._fixed:
             connect(host, port, contexts=self._fixed, **options)  # what cannot be proposed is refused here
         self._asked: dict[Context, None] = {}

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import sys
 from collections import deque
 from itertools import zip_longest
@@ -285,6 +286,14 @@ async def test_a_release_that_comes_while_a_handler_runs_is_answered_after_the_r
         go_on.set()
         kinds = [type(pdu) for pdu in (await peer.receive(), await peer.receive())]
     assert kinds == [PDataTF, ReleaseRP]
+
+
+@pytest.mark.parametrize("name", ["connect", "acse", "dimse", "idle", "tls"])
+@pytest.mark.parametrize("given", [0, -1.5, float("nan"), None, "30"])
+def test_a_timeout_that_is_none_is_named(name, given):
+    with pytest.raises(ValueError, match=re.escape(f"Timeouts({name}={given!r}): seconds above 0 are expected")):
+        Timeouts(**{name: given})
+    assert getattr(Timeouts(**{name: float("inf")}), name) == float("inf")
 
 
 async def test_an_idle_association_is_released_not_aborted():

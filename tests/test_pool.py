@@ -178,6 +178,12 @@ async def test_an_idle_association_is_released():
         assert await pool.c_store(instance()) == Status.SUCCESS
 
 
+async def test_a_pool_that_shall_keep_nothing_releases_at_once():
+    async with Archive().serve() as server, Pool(server.port, idle_timeout=0) as pool:
+        await pool.c_store(instance())
+        await until(lambda: not server.associations)
+
+
 async def test_an_association_in_use_is_not_released_for_being_idle():
     async with Archive().serve() as server, Pool(server.port, idle_timeout=0.01) as pool:
         async with pool.acquire() as first, pool.acquire():
