@@ -100,7 +100,7 @@ class Reloadable:
                 setattr(self, name, each)
                 _log.info("= read again: %s", RELOADED[name])
                 self._audit_change(name)
-        self._warn_of_expiry()
+        self._warn_of_certificates()
 
     def _audit_change(self, name: str, error: str = "") -> None:
         """To the audit trail: that something was replaced, or could not be."""
@@ -111,7 +111,7 @@ class Reloadable:
 
     def _begin_reloading(self, interval: float) -> None:
         """Look after files and the certificate's end until :meth:`_end_reloading`; ``interval`` in seconds, or 0."""
-        self._warn_of_expiry()
+        self._warn_of_certificates()
         if self.certificate_not_after is not None or (interval and any(map(self._files, RELOADED))):
             self._seen = {name: _state_of(self._files(name)) for name in RELOADED}
             self._reloading = asyncio.ensure_future(self._watch(interval or math.inf))
@@ -127,7 +127,7 @@ class Reloadable:
             slept += min(interval, _DAY)
             if slept >= _DAY:
                 slept = 0.0
-                self._warn_of_expiry()
+                self._warn_of_certificates()
             for name in RELOADED if interval < math.inf else ():
                 state = await asyncio.to_thread(_state_of, self._files(name))
                 if state != self._seen[name]:
@@ -144,7 +144,14 @@ class Reloadable:
     def _files(self, name: str) -> tuple[Path, ...]:
         return getattr(getattr(self, name), "files", ())
 
-    def _warn_of_expiry(self) -> None:
+    def _warn_of_certificates(self) -> None:
+        """Of those that clients will refuse, now or soon."""
+        for file in getattr(self._ssl, "unfit", ()):
+            _log.warning(
+                "= the certificate %s is not for servers (extended key usage): clients that verify it will refuse it; "
+                "have one issued for serverAuth",
+                file,
+            )
         if (end := self.certificate_not_after) is None:
             return
         left = end - dt.datetime.now(dt.UTC)

@@ -264,6 +264,8 @@ class Context(ssl.SSLContext):
     """Everything that it was read from: certificates, keys, trusted certificates, revocation lists; folders too."""
     not_after: datetime | None
     """When the first of its own certificates expires (UTC); None if it has none."""
+    unfit: tuple[Path, ...]
+    """Its own certificates that are not for this side, by their extended key usage (RFC 5280 4.2.1.12)."""
     _make: functools.partial[Context]
     """How it was made."""
 
@@ -450,6 +452,7 @@ def _make_server(
     several = (context, *others.values())
     context.files = tuple(dict.fromkeys(file for each in several for file in each.files))
     context.not_after = min(each.not_after for each in several if each.not_after)
+    context.unfit = tuple(dict.fromkeys(file for each in several for file in each.unfit))
     if others or refuse_other_names:
         context.sni_callback = functools.partial(_choose_certificate, others, refuse_other_names)
     return context
@@ -488,7 +491,7 @@ def _set_up(context: Context, arguments: _Arguments) -> None:
     _set_suites(context, profile, arguments.ciphers)
     _set_groups(context, profile, arguments.groups)
     files: list[Path] = []
-    context.not_after = None
+    context.not_after, context.unfit = None, ()
     if arguments.own is not None:
         context.not_after = _load_own(context, *arguments.own, arguments.password, profile)
         files += arguments.own
@@ -756,7 +759,22 @@ def _load_own(context: Context, certificate: Path, key: Path, password: Password
         if weakness := _weakness(each, profile):
             raise TLSConfigurationError(f"{certificate}: {weakness}")
     _load_pair(context, certificate, key, data, password)
+    if not _is_for(chain[0], is_server=context.protocol == ssl.PROTOCOL_TLS_SERVER):
+        context.unfit = (certificate,)
     return chain[0].not_valid_after_utc
+
+
+def _is_for(certificate: Certificate, *, is_server: bool) -> bool:
+    """Whether a certificate may be shown by this side; one that does not say, or cannot be read, may be."""
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.x509.oid import ExtendedKeyUsageOID as Use  # noqa: PLC0415
+
+    try:
+        with _odd_is_value_error():
+            uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return True
+    return Use.ANY_EXTENDED_KEY_USAGE in uses or (Use.SERVER_AUTH if is_server else Use.CLIENT_AUTH) in uses
 
 
 def _weakness(certificate: Certificate, profile: Profile) -> str:

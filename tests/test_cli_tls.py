@@ -24,6 +24,7 @@ from cli_processes import (
     write_instance,
     write_instances,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from ports import free_port
 
 from asyncdicom.cli import TOOLS
@@ -270,6 +271,13 @@ def test_files_that_cannot_be_used_are_exit_code_71(line, words, files, tmp_path
     result = run_here("echoscu", "127.0.0.1", free_port(), *(given.get(word, word) for word in line.split()))
     assert result.returncode == ExitCode.TLS
     assert words in result.stderr
+
+
+def test_a_client_hears_that_its_certificate_is_for_servers_only(files, trust, receiver):
+    pair = files.ca.issue("server-only", uses=[ExtendedKeyUsageOID.SERVER_AUTH])
+    result = run_here("echoscu", *receiver.peer, "+tls", pair.key, pair.certificate, *trust)
+    assert result.returncode != ExitCode.OK
+    assert f"{pair.certificate} is not for clients" in result.stderr
 
 
 def test_who_listens_needs_a_certificate(trust, tmp_path):

@@ -222,6 +222,15 @@ async def test_the_end_of_the_certificate_is_announced(days, words, certificates
     assert bool(caplog.text) == bool(words)
 
 
+@pytest.mark.parametrize("names", [{}, {"other": "client_only"}])
+async def test_a_certificate_that_is_not_for_servers_is_announced(names, certificates, caplog):
+    others = {name: getattr(certificates, each) for name, each in names.items()}
+    first = certificates.server if others else certificates.client_only
+    async with serving(ssl=server_context(*first, server_names=others), reload_interval=0):
+        pass
+    assert f"{certificates.client_only.certificate} is not for servers" in caplog.text
+
+
 async def test_the_end_of_the_certificate_is_announced_every_day(certificates, caplog, monkeypatch):
     monkeypatch.setattr("asyncdicom.reloading._DAY", 0.01)
     async with serving(ssl=server_context(*certificates.server), reload_interval=0):

@@ -127,7 +127,12 @@ class RequestorOptions(NetworkOptions):
     def check(self) -> None:
         """Also read what TLS needs."""
         super().check()
-        _ = self.requestor_tls
+        for file in self.requestor_tls.unfit if self.requestor_tls is not None else ():
+            log.warning(
+                "the certificate %s is not for clients (extended key usage): servers that ask for it will refuse it; "
+                "have one issued for clientAuth",
+                file,
+            )
 
     def user_identity(self) -> UserIdentity | None:
         """What the options say of the user. Raises UsageError for a password without a user."""
