@@ -674,7 +674,7 @@ def _blocks(file: Path, kind: bytes) -> list[bytes]:
     try:
         return [binascii.a2b_base64(body) for found, body in _PEM.findall(data) if found == kind]
     except binascii.Error as error:
-        raise TLSConfigurationError(f"{file} is no valid PEM: {error}") from error
+        raise TLSConfigurationError(f"{file} cannot be read: {_flaw(data, kind)}") from error
 
 
 def _load_trusted(context: Context, paths: tuple[Path, ...]) -> list[Path]:
@@ -686,12 +686,13 @@ def _load_trusted(context: Context, paths: tuple[Path, ...]) -> list[Path]:
         try:
             if blocks:
                 context.load_verify_locations(cadata=b"".join(blocks))
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ValueError) as error:
             if named:
-                raise TLSConfigurationError(f"{file} cannot be read as certificates: {error.reason}") from error
+                why = _flaw(_read(file), b"CERTIFICATE")
+                raise TLSConfigurationError(f"{file} cannot be read as certificates: {why}") from error
             continue
         if named and not blocks:
-            raise TLSConfigurationError(f"{file} holds no certificate, neither PEM nor DER")
+            raise TLSConfigurationError(f"{file} holds no certificate: {_flaw(_read(file), b'CERTIFICATE')}")
         if blocks:
             count += len(blocks)
             files.append(file)
@@ -718,10 +719,13 @@ def _load_crls(context: Context, paths: tuple[Path, ...], check: str | None) -> 
             pem += b"".join(load_der_x509_crl(block).public_bytes(Encoding.PEM) for block in blocks)
         except ValueError as error:
             blocks = []
+            if named and isinstance(error, TLSConfigurationError):
+                raise
             if named:
-                raise TLSConfigurationError(f"{file} cannot be read as revocation lists: {error}") from error
+                why = _flaw(_read(file), b"CRL")
+                raise TLSConfigurationError(f"{file} cannot be read as revocation lists: {why}") from error
         if named and not blocks:
-            raise TLSConfigurationError(f"{file} holds no revocation list, neither PEM nor DER")
+            raise TLSConfigurationError(f"{file} holds no revocation list: {_flaw(_read(file), b'CRL')}")
         if blocks:
             files.append(file)
     if not pem:
@@ -752,9 +756,9 @@ def _load_own(context: Context, certificate: Path, key: Path, password: Password
     try:
         chain = x509.load_pem_x509_certificates(data) if _is_pem(data) else [x509.load_der_x509_certificate(data)]
     except ValueError as error:
-        is_key = b"PRIVATE KEY-----" in data and b"-----BEGIN CERTIFICATE" not in data
-        why = "it holds a private key; are key and certificate in the wrong order?" if is_key else error
-        raise TLSConfigurationError(f"{certificate} cannot be read as a certificate: {why}") from error
+        why = _flaw(data, b"CERTIFICATE")
+        hint = "; are key and certificate in the wrong order?" * why.endswith("PRIVATE KEY")
+        raise TLSConfigurationError(f"{certificate} cannot be read as a certificate: {why}{hint}") from error
     for each in chain:
         if weakness := _weakness(each, profile):
             raise TLSConfigurationError(f"{certificate}: {weakness}")
@@ -827,6 +831,24 @@ def _is_pem(data: bytes) -> bool:
     return b"-----BEGIN" in data
 
 
+_PKCS12: Final = b"\x02\x01\x03"
+"""What its outermost sequence begins with (RFC 7292 4)."""
+
+
+def _flaw(data: bytes, kind: bytes) -> str:
+    """Why nothing of this kind (its label in PEM) can be read from a file, where that has failed."""
+    if not data.strip():
+        return "it is empty"
+    labels = [label.decode() for label in re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", data)]
+    if labels and not any(label.endswith(kind.decode()) for label in labels):
+        return f"it holds {'an' if labels[0][0] in 'EIORX' else 'a'} {labels[0]}"
+    if not labels and not data.startswith(b"\x30"):
+        return "it is neither PEM nor DER"
+    if _PKCS12 in data[2:9]:
+        return "it looks like PKCS #12; 'openssl pkcs12 -in FILE' makes PEM of it"
+    return "it is damaged, or of a kind that is not known"
+
+
 def _der_key_as_pem(data: bytes, secret: Callable[[], str | bytes], token: str) -> bytes:
     """A key as PEM, encrypted with a password of the moment: no key is ever written as it is."""
     from cryptography.hazmat.primitives import serialization as s  # noqa: PLC0415
@@ -845,7 +867,11 @@ def _why_not_loaded(error: Exception, certificate: Path, key: Path, *, asked: bo
         return f"the key {key} is not the one of the certificate {certificate}"
     if asked:
         return f"the key {key} cannot be decrypted: the password is wrong"
-    return f"certificate {certificate} and key {key} cannot be loaded: {reason or error}"
+    if reason and reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+        return f"certificate {certificate} and key {key} cannot be loaded: {reason.replace('_', ' ').lower()}"
+    flaw = _flaw(_read(key), b"PRIVATE KEY")
+    hint = "; name the file that has the key" * flaw.endswith("CERTIFICATE")
+    return f"{key} cannot be read as a private key: {flaw}{hint}"
 
 
 # Who the peer is

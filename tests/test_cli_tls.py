@@ -252,7 +252,7 @@ def test_a_handshake_that_does_not_end_is_exit_code_71(files):
     ("line", "words"),
     [
         ("+tls ABSENT CERTIFICATE +cf CA", "cannot be read: No such file"),
-        ("+tls CA CERTIFICATE +cf CA", "cannot be loaded"),
+        ("+tls CA CERTIFICATE +cf CA", "it holds a CERTIFICATE; name the file that has the key"),
         ("+tls SERVER CERTIFICATE +cf CA", "is not the one of the certificate"),
         ("+tls KEY CERTIFICATE +cf ABSENT", "cannot be read: No such file"),
         ("+tls KEY CERTIFICATE +cf KEY", "holds no certificate"),

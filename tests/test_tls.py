@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pickle
+import re
 import shutil
 import ssl
 import subprocess
@@ -695,8 +696,45 @@ def test_what_is_no_certificate_or_no_key_is_refused(server, certificates, tmp_p
     for junk in (tmp_path / "junk", tmp_path / "junk.pem"):
         with pytest.raises(TLSConfigurationError, match="cannot be read as a certificate"):
             server((junk, certificates.server.key))
-        with pytest.raises(TLSConfigurationError, match="cannot be loaded"):
+        with pytest.raises(TLSConfigurationError, match="cannot be read as a private key"):
             server((certificates.server.certificate, junk))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda pem: b"\n", "it is empty"),
+        (lambda pem: b"certificate", "it is neither PEM nor DER"),
+        (lambda pem: pem[:200], "it is damaged, or of a kind that is not known"),
+        (lambda pem: pem[:200] + b"\n-----END CERTIFICATE-----", "it is damaged"),
+        (lambda pem: b"-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----", "it is damaged"),
+        (lambda pem: ssl.PEM_cert_to_DER_cert(pem.decode())[:100], "it is damaged"),
+        (lambda pem: pem.replace(b"CERTIFICATE", b"CERTIFICATE REQUEST"), "it holds a CERTIFICATE REQUEST"),
+        (lambda pem: bytes.fromhex("308209c6020103308209"), "openssl pkcs12"),
+    ],
+)
+def test_why_a_file_cannot_be_read_is_said_in_words(server, certificates, tmp_path, make, words):
+    file = tmp_path / "file"
+    file.write_bytes(make(certificates.server.certificate.read_bytes()))
+    for use in (
+        lambda: server((file, certificates.server.key)),
+        lambda: server((certificates.server.certificate, file)),
+        lambda: server(trusted=file),
+        lambda: server(crls=file),
+    ):
+        with pytest.raises(TLSConfigurationError, match=rf"^{re.escape(str(file))} [^/]*it ") as caught:
+            use()
+        assert words in str(caught.value) or "it holds a CERTIFICATE" in str(caught.value)
+
+
+def test_a_key_that_is_not_in_the_certificate_s_file_is_missed(server, certificates):
+    with pytest.raises(TLSConfigurationError, match="it holds a CERTIFICATE; name the file that has the key"):
+        server((certificates.server.certificate, None))
+
+
+def test_a_revocation_list_that_is_missing_is_named_once(client, tmp_path):
+    with pytest.raises(TLSConfigurationError, match=r"^\S+/absent cannot be read: No such file or directory$"):
+        client(crls=tmp_path / "absent")
 
 
 # Weak certificates
