@@ -495,12 +495,18 @@ class JWTVerifier:
 def _key_for(keys: Iterable[_Key], header: Mapping[str, Any]) -> _Key:
     """The one key that a token may have been signed with."""
     wanted = header.get("kid")
-    fitting = [
-        key for key in keys if header.get("alg") in key.algorithms and (not wanted or not key.id or key.id == wanted)
-    ]
-    if len(fitting) != 1:
-        raise IdentityRefused(f"the JSON web token is refused: {len(fitting)} keys fit what its header says")
-    return fitting[0]
+    allowed = [key for key in keys if header.get("alg") in key.algorithms]
+    fitting = [key for key in allowed if not wanted or not key.id or key.id == wanted]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        why = f"{len(fitting)} keys fit it, and it does not say by its key ID (kid) which it is"
+    elif allowed:
+        why = "its key ID (kid) is of none of the keys here; the issuer may have new ones"
+    else:
+        algorithms = dict.fromkeys(each for key in keys for each in key.algorithms)
+        why = f"it is not signed by {' or '.join(algorithms)}, which the keys here are for"
+    raise IdentityRefused(f"the JSON web token is refused: {why}")
 
 
 def _keys(content: bytes, *, algorithms: Collection[str]) -> tuple[_Key, ...]:
@@ -546,13 +552,18 @@ def _secret(content: bytes) -> bytes:
 def _public_key(content: bytes) -> tuple[str, Any]:
     """The type of a PEM key, and the key."""
     from cryptography import x509  # noqa: PLC0415 - takes its time
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
     if b"PRIVATE KEY" in content:
         raise ValueError("a private key; a verifier has the public one, and nobody shall find the other here")
     is_certificate = b"BEGIN CERTIFICATE" in content
-    key = x509.load_pem_x509_certificate(content).public_key() if is_certificate else load_pem_public_key(content)
+    try:
+        key = x509.load_pem_x509_certificate(content).public_key() if is_certificate else load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        what = "certificate" if is_certificate else "public key"
+        raise ValueError(f"no {what} in PEM that can be read: it is damaged, or of a kind that is not known") from None
     kinds = {
         rsa.RSAPublicKey: "RSA",
         ec.EllipticCurvePublicKey: "EC",
@@ -570,11 +581,16 @@ def _web_keys(content: bytes) -> Iterable[tuple[str, str, Any, str | None]]:
 
     try:
         read = json.loads(content)
+    except ValueError:
+        is_der = content.startswith(b"\x30")
+        hint = "'openssl pkey -pubin -inform DER' makes PEM of DER" if is_der else "whoever issues the tokens has one"
+        raise ValueError(f"no JSON web key, and no PEM key or certificate; {hint}") from None
+    try:
         for each in read.get("keys", [read]):
             if each.get("use", "sig") == "sig" and each.get("alg") in {None, *_KEY_TYPES}:
                 yield str(each.get("kid", "")), each["kty"], jwt.PyJWK(each).key, each.get("alg")
-    except (ValueError, LookupError, TypeError, AttributeError, jwt.PyJWTError) as error:
-        raise ValueError(f"no JSON web key, and no PEM key ({type(error).__name__})") from None
+    except (ValueError, LookupError, TypeError, AttributeError, jwt.PyJWTError):
+        raise ValueError("no JSON web key that can be read: its type (kty) or a part of it is wrong") from None
 
 
 def _suits(algorithm: str, kind: str, key: Any, only: str | None) -> bool:
