@@ -20,6 +20,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asyncdicom.tls import describe
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -168,7 +170,7 @@ class Sink:
                 except Exception as error:  # noqa: BLE001 - a host or a context that cannot be one, too
                     self._reset()
                     if not failures:
-                        _log.warning("= audit messages for %r wait: %s", self, error)
+                        _log.warning("= audit messages for %r wait: %s", self, _why(error))
                     failures += 1
                     pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 32))
                     if self._deadline is not None:
@@ -192,6 +194,20 @@ class Sink:
             if self._losing != self.lost:
                 _log.error("= %d audit messages for %r were lost", self.lost - self._losing, self)
                 self._losing = self.lost
+
+
+_UNTRUSTED = (18, 19, 20, 21)
+"""X509_V_ERR_*: nobody who is trusted vouches for the certificate."""
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, of TLS in words."""
+    if not isinstance(error, ssl_module.SSLError):
+        return str(error)
+    hint = ""
+    if isinstance(error, ssl_module.SSLCertVerificationError) and error.verify_code in _UNTRUSTED:
+        hint = "; name its CA in ssl=, for the tools by +cf FILE, or in the environment's SSL_CERT_FILE without +tls"
+    return describe(error).replace("the peer", "the collector", 1) + hint
 
 
 class LogSink(Sink):
