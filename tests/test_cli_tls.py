@@ -617,11 +617,16 @@ def test_rules_that_fit_nobody_are_warned_of(tmp_path, key):
     assert f"rule 'device' fits nobody: {key} are verified with" in receiver.errors
 
 
-@pytest.mark.parametrize("name", ["nowhere/audit.xml", "."])
-def test_an_audit_file_that_cannot_be_written_is_exit_code_40(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("nowhere/audit.xml", "make its folder"), (".", "it is a folder: name a file in it"), ("file/a", "file before")],
+)
+def test_an_audit_file_that_cannot_be_written_is_exit_code_40(tmp_path, name, hint):
+    (tmp_path / "file").touch()
     result = run_here("storescp", "0", "-od", tmp_path, "--audit-file", tmp_path / name)
     assert result.returncode == ExitCode.CANNOT_WRITE
     assert "cannot be written" in result.stderr
+    assert hint in result.stderr
 
 
 def test_accepted_associations_are_audited_where_that_is_asked_for(tmp_path):

@@ -130,12 +130,8 @@ class ListeningOptions(NetworkOptions):
             return None
         from asyncdicom.audit import AuditTrail, FileSink, Sink, SyslogSink  # noqa: PLC0415 - seldom needed
 
-        file = Path(self.audit_file)
-        if self.audit_file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
-            raise ToolError(
-                ExitCode.CANNOT_WRITE, f"the audit file {file} cannot be written", "its folder has to exist"
-            )
-
+        if self.audit_file and (hint := _why_not_written(Path(self.audit_file))):
+            raise ToolError(ExitCode.CANNOT_WRITE, f"the audit file {self.audit_file} cannot be written", hint)
         sinks: list[Sink] = [FileSink(self.audit_file)] if self.audit_file else []
         for transport, host, port in self.audit_syslog:
             ssl = self.collector_tls if transport == "tls" else None
@@ -146,6 +142,16 @@ class ListeningOptions(NetworkOptions):
     def has_files(self) -> bool:
         """Whether there is anything that could be read again."""
         return bool(self.tls or self.access_policy or self._has_users)
+
+
+def _why_not_written(file: Path) -> str:
+    """Why a file cannot be appended to, or made, and what to do; nothing if it can."""
+    if file.is_dir():
+        return "it is a folder: name a file in it"
+    if not file.parent.is_dir():
+        return f"make its folder {file.parent} before"
+    denied = not os.access(file if file.exists() else file.parent, os.W_OK)
+    return "who runs this may not write there" if denied else ""
 
 
 LISTENING: Final = (
