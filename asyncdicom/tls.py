@@ -226,7 +226,8 @@ _OPENSSL_EC_BITS: Final = 224
 class _Object(ssl.SSLObject):
     """Keeps what OpenSSL has to tell the peer when a handshake fails, which asyncio and uvloop never send.
 
-    And looks at the peer's certificate where the profile asks for more than OpenSSL does.
+    Also which names the peer's certificate has, if it is refused for these. And looks at the certificate where the
+    profile asks for more than OpenSSL does.
     """
 
     outgoing: ssl.MemoryBIO
@@ -239,6 +240,9 @@ class _Object(ssl.SSLObject):
         except ssl.SSLError as error:
             error.alert = self.outgoing.read()  # type: ignore[attr-defined]
             self.outgoing.write(error.alert)  # type: ignore[attr-defined]
+            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NAME_ERRORS:
+                with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):  # refused anyway
+                    error.names = _host_names(certificate_of(self._refused()))  # type: ignore[attr-defined]
             raise
         profile = cast(Context, self.context).profile
         if profile.ec_bits > _OPENSSL_EC_BITS and self.context.verify_mode != ssl.CERT_NONE:
@@ -251,6 +255,15 @@ class _Object(ssl.SSLObject):
                 refusal = ssl.SSLCertVerificationError(1, why)
                 refusal.verify_code, refusal.verify_message = 0, why
                 raise refusal
+
+    def _refused(self) -> bytes:
+        """The peer's certificate, where :meth:`getpeercert` has none as the handshake has failed."""
+        # what the method of that name has, which came with CPython 3.13
+        return cast(bytes, cast(Any, self)._sslobj.get_unverified_chain()[0].public_bytes(_DER))
+
+
+_DER: Final = 2
+"""Of the module ``_ssl``, which has no name for it elsewhere."""
 
 
 class Context(ssl.SSLContext):
@@ -1059,8 +1072,9 @@ def describe(error: ssl.SSLError | OSError) -> str:
     """Why a TLS connection could not be made or went wrong, in words, and what to try."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = _VERIFY_ERRORS.get(error.verify_code, error.verify_message)
-        name = error.verify_message if error.verify_code in _NAME_ERRORS else ""
-        return f"the peer's certificate was not accepted: {name or why}"
+        if error.verify_code in _NAME_ERRORS and (names := getattr(error, "names", "")):
+            why = f"{why.rstrip('.')}; {names}"
+        return f"the peer's certificate was not accepted: {why}"
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # the latter before CPython 3.11.4
         return _CLOSED
     if isinstance(error, ssl.SSLError):
@@ -1075,6 +1089,17 @@ def describe(error: ssl.SSLError | OSError) -> str:
     if isinstance(error, ConnectionAbortedError):  # asyncio's, whose words leave the peer out
         return f"{error}; {_SLOW}"
     return error.strerror or str(error) or type(error).__name__
+
+
+_MOST_NAMES, _LONGEST_NAME = 5, 80
+
+
+def _host_names(certificate: PeerCertificate) -> str:
+    """For which hosts a certificate is, as its sender says: some of them, and printable."""
+    names = [*(certificate.dns_names or certificate.common_names), *certificate.ip_addresses]
+    shown = ", ".join(ascii(name[:_LONGEST_NAME])[1:-1] for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES)
+    return f"it is for {shown}{more}" if names else "it names no host"
 
 
 def _reason_in(message: str) -> str:

@@ -481,7 +481,7 @@ def test_a_word_that_means_nothing_is_refused(server, argument):
 
 def test_a_certificate_is_good_for_its_address(server, client):
     assert succeeds(handshake(client(), server(), "127.0.0.1"))
-    assert said(handshake(client(), server(), "127.0.0.2"))[0].endswith("not valid for '127.0.0.2'.")
+    assert said(handshake(client(), server(), "127.0.0.2"))[0].endswith("'127.0.0.2'; it is for localhost, 127.0.0.1")
 
 
 def test_a_host_name_need_not_be_checked(server, client, certificates):
@@ -955,7 +955,8 @@ def test_whatever_is_wrong_with_a_certificate_is_a_value_error(read, certificate
         ("expired", "it has expired"),
         ("not_yet", "it is not yet valid; compare the clocks"),
         ("stranger", "its CA is not among the trusted certificates"),
-        ("elsewhere", "Hostname mismatch, certificate is not valid for 'localhost'."),
+        ("elsewhere", "Hostname mismatch, certificate is not valid for 'localhost'; it is for pacs.example, 192.0.2.1"),
+        ("client", "certificate is not valid for 'localhost'; it is for client"),
         ("client_only", "it is not meant for this purpose"),
     ],
 )
@@ -964,6 +965,12 @@ def test_a_client_says_what_is_wrong_with_the_server(server, client, certificate
     assert ours.startswith("the peer's certificate was not accepted: ")
     assert words in ours
     assert theirs.startswith(("the peer refused: it ", "the peer refused: this side's"))
+
+
+def test_of_many_and_long_names_of_a_certificate_some_are_shown(server, client, certificates):
+    names = ["a" * 63 + "." + "b" * 63, *(f"pacs{number}.example" for number in range(50))]
+    ours, _ = said(handshake(client(), server(certificates.ca.issue("many", dns=names, ip=()))))
+    assert ours.endswith(f"it is for {names[0][:80]}, {', '.join(names[1:5])} and 46 more")
 
 
 @pytest.mark.parametrize(
