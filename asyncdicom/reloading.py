@@ -98,9 +98,12 @@ class Reloadable:
         for name, each in fresh.items():
             if each is not getattr(self, name):
                 setattr(self, name, each)
-                _log.info("= read again: %s", RELOADED[name])
-                self._audit_change(name)
+                self._tell_change(name)
         self._warn_of_certificates()
+
+    def _tell_change(self, name: str) -> None:
+        _log.info("= read again: %s", RELOADED[name])
+        self._audit_change(name)
 
     def _audit_change(self, name: str, error: str = "") -> None:
         """To the audit trail: that something was replaced, or could not be."""

@@ -613,10 +613,11 @@ class _WorkerServer(Server):
             except Exception as error:  # noqa: BLE001 - the parent could, just now
                 _log.error("= %s cannot be made again, and stays as it is: %s", RELOADED["_ssl"], error)
 
-    def _audit_change(self, name: str, error: str = "") -> None:
-        """What the parent has read again, it reports; here only what cannot be used in this process."""
-        if error:
-            super()._audit_change(name, error)
+    def _tell_change(self, name: str) -> None:
+        """What has been read again the parent tells, once; here is told only what cannot be used in this process."""
+
+    def _warn_of_certificates(self) -> None:
+        """The parent does."""
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -409,7 +409,7 @@ def test_sighup_has_new_certificates_read(tmp_path, files, trust, workers):
 
     put(files.server)
     renewed = files.ca.issue(f"renewed-{workers}", valid=(-DAY, 2 * DAY))
-    with Receiver(tmp_path / "received", "+tls", key, certificate, *trust, "--workers", workers) as receiver:
+    with Receiver(tmp_path / "received", "-v", "+tls", key, certificate, *trust, "--workers", workers) as receiver:
         put(renewed)
         assert served_certificates(receiver.peer, files, workers) == {as_der(files.server)}
         receiver.process.send_signal(signal.SIGHUP)
@@ -419,6 +419,7 @@ def test_sighup_has_new_certificates_read(tmp_path, files, trust, workers):
         assert served_certificates(receiver.peer, files, workers) == {as_der(renewed)}
     assert "were read again" in receiver.errors
     assert "nothing is read again" in receiver.errors
+    assert receiver.errors.count("read again: the TLS context") == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
