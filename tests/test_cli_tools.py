@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ from cli_processes import (
     Receiver,
     data_set,
     run,
+    run_here,
     start,
     wait_until,
     write_instance,
     write_instances,
 )
+from ports import free_port
 
 import asyncdicom
+from asyncdicom.cli.exit_codes import ExitCode
 from asyncdicom.uids import STORAGE_SOP_CLASSES
 
 LOOPS = ("asyncio",) if sys.platform == "win32" else ("asyncio", "uvloop")
@@ -551,6 +555,34 @@ def test_workers_share_the_associations_and_have_one_summary(tmp_path, loop):
     assert receiver.output.splitlines()[1:] == [f"8 instances, {size} bytes, 0 failures"]
     assert receiver.errors.count(" -> ") == 8
     assert len(receiver.files()) == 8
+
+
+@several_processes
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prometheus_finds_what_all_processes_count(tmp_path, workers):
+    pytest.importorskip("opentelemetry.exporter.prometheus")
+    port, sent = free_port(), write_instances(tmp_path / "sent", 4)
+    with Receiver(tmp_path / "received", "--workers", workers, "--metrics", port) as receiver:
+        assert run("storescu", *receiver.peer, sent, "--associations", 2).returncode == 0
+        wait_until(lambda: stored(port) == 4)
+
+
+def stored(port):
+    """What Prometheus would read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line for line in lines if line.startswith("dicom_server_instances_total") and '"stored"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def test_metrics_that_cannot_be_served_are_said_before_it_listens(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        pytest.importorskip("opentelemetry.exporter.prometheus")
+        result = run_here("storescp", "0", "--ignore", "--metrics", other.getsockname()[1])
+        assert (result.returncode, result.stdout) == (ExitCode.LISTEN, "")
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.prometheus", None)
+    result = run_here("qrscp", "0", "--folder", tmp_path, "--metrics", 1)
+    assert (result.returncode, "install asyncdicom[metrics]" in result.stderr) == (ExitCode.CONFIGURATION, True)
 
 
 @several_processes

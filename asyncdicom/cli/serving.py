@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncdicom import __version__
 from asyncdicom.access import AccessPolicy
 from asyncdicom.errors import DicomError
 from asyncdicom.identity import AnyOf, JWTVerifier, PasswordFile
@@ -55,6 +56,7 @@ class ListeningOptions(NetworkOptions):
     max_associations: int = 1000
     drain: float = 30.0
     port_file: str = ""
+    metrics: int = 0
     access_policy: str = ""
     password_file: str = ""
     jwt_key: str = ""
@@ -181,6 +183,13 @@ LISTENING: Final = (
         seconds,
     ),
     value("--port-file", "port_file", "FILE", "write the port into this file once it listens"),
+    value(
+        "--metrics",
+        "metrics",
+        "PORT",
+        "serve what it counts to Prometheus, at http://127.0.0.1:PORT/metrics",
+        number(1, 65535),
+    ),
     value(
         "--drain",
         "drain",
@@ -318,6 +327,8 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     serving = asyncio.ensure_future(server.serve_forever())
     serving.add_done_callback(signals.end)
     try:
+        if options.metrics:
+            _serve_metrics(server, options.metrics)
         _announce(options, server)
         _warn(options)
         if options.has_files:
@@ -333,6 +344,26 @@ async def run_server(server: Server, options: ListeningOptions, signals: Signals
     finally:
         await server.close(0)
         await asyncio.gather(serving, return_exceptions=True)
+
+
+def _serve_metrics(server: Server, port: int) -> None:
+    """In a thread that ends with the process, beside what Prometheus's library tells of this one."""
+    try:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader  # noqa: PLC0415 - an extra
+        from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+        from prometheus_client import start_http_server  # noqa: PLC0415
+    except ImportError as error:
+        message = f"--metrics needs opentelemetry-exporter-prometheus ({error})"
+        raise ToolError(ExitCode.CONFIGURATION, message, "install asyncdicom[metrics]") from error
+    from asyncdicom.metrics import observe  # noqa: PLC0415
+
+    provider = MeterProvider([PrometheusMetricReader()], shutdown_on_exit=False)
+    observe(server, provider.get_meter("asyncdicom", __version__))
+    try:
+        start_http_server(port, "127.0.0.1")
+    except OSError as error:
+        message = f"cannot serve metrics on 127.0.0.1 port {port}: {error.strerror or error}"
+        raise ToolError(ExitCode.LISTEN, message, "give --metrics another port") from error
 
 
 def _reload(server: Server) -> None:

@@ -130,7 +130,8 @@ TOOL: Final = Tool(
     "Exit codes: 0 ended by a signal, 1 wrong command line, 40 the audit file cannot be written, 45 the folder "
     "is not there or cannot be written to, "
     "64 the port cannot be listened on, "
-    "66 the access policy, the password file or the tokens' key cannot be used, 71 TLS cannot be set up.",
+    "66 the access policy, the password file or the tokens' key cannot be used, or what --metrics needs is missing, "
+    "71 TLS cannot be set up.",
 )
 
 
