@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .door import Acceptor
 from .reloading import RELOADED, Reloadable
-from .server import Server, Statistics
+from .server import Server, Statistics, _titles
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -199,6 +199,9 @@ class WorkerGroup(Server):
             await worker.gone
         finally:
             worker.end()
+            if worker.was_lost and self._audit is not None:
+                titles = _titles(self._start_with.options["ae_title"]) or ()
+                self._audit.application_lost(worker.pid, f"a worker {worker.last_words}", titles)
             with self._counting:
                 del self._workers[number]
                 self._past += replace(worker.report.statistics, associations=0)
@@ -434,6 +437,8 @@ class _Worker:
         """Whether it has come up."""
         self.last_words = ""
         """How it ended."""
+        self.was_lost = False
+        """Whether it served until it ended, other than by closing: it has not told the audit trail."""
         ours, theirs = socket.socketpair()
         try:
             self._process = _spawn(theirs, payload, share, uses_uvloop=_is_uvloop(self._loop))
@@ -478,6 +483,7 @@ class _Worker:
         self._channel.read()
         self._channel.close()
         code = self._process.exitcode or 0
+        self.was_lost = self.is_ready and code != 0
         self._process.close()
         if self.report.failure:
             self.last_words = f"could not begin: {self.report.failure}"

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import pickle
+import signal
 import socket
 import ssl
 import stat
@@ -1152,6 +1153,21 @@ async def test_every_process_of_a_server_reports(tmp_path):
     found = lines_of(tmp_path / "audit.xml")
     assert sorted(each.type for each in found) == ["Application Start"] * 2 + ["Application Stop"] * 2
     assert {each.participants[0].get("UserID") for each in found} == processes
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SCM_RIGHTS")
+async def test_the_parent_reports_that_a_process_was_killed(tmp_path):
+    audit, trail = AuditTrail("archive", [FileSink(tmp_path / "audit.xml")]), tmp_path / "audit.xml"
+    async with asyncdicom.serve("127.0.0.1", 0, ae_title="PACS", workers=2, audit=audit) as server:
+        killed = server.processes[0]
+        await until(lambda: len(lines_of(trail)) == 2)
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: len(lines_of(trail)) == 4)
+    stops = [each for each in lines_of(trail) if each.type == "Application Stop"]
+    lost = {each.participants[0].get("UserID"): each for each in stops}[str(killed)]
+    assert (len(stops), lost.outcome) == (3, 8)
+    assert lost.participants[0].get("AlternativeUserID") == "AETITLES=PACS"
+    assert "ended by signal 9" in lost.why
 
 
 def lines_of(path):

@@ -224,12 +224,14 @@ def _add_code(parent: ET.Element, name: str, code: Code) -> None:
     ET.SubElement(parent, name, attributes)
 
 
-def application_activity(process: Participant, what: Code) -> AuditMessage:
+def application_activity(
+    process: Participant, what: Code, outcome: Outcome = Outcome.SUCCESS, why: str = ""
+) -> AuditMessage:
     """A process begins or ends to serve (A.5.3.1)."""
     application = Participant(
         process.user_id, process.ae_titles, process.name, role=_APPLICATION, access_point=process.access_point
     )
-    return AuditMessage(_APPLICATION_ACTIVITY, "E", [application], type=what)
+    return AuditMessage(_APPLICATION_ACTIVITY, "E", [application], type=what, outcome=outcome, why=why)
 
 
 def begin_transferring(participants: Sequence[Participant], study: str, patient: str, sop_class: str) -> AuditMessage:

@@ -164,6 +164,11 @@ class AuditTrail:
         self.record(application_activity(_process(ae_titles), APPLICATION_STOP))
         await self._leave()
 
+    def application_lost(self, process: int, why: str, ae_titles: Collection[str] = ()) -> None:
+        """Another process, which served by these titles, has ended and not reported so itself (A.5.3.1)."""
+        lost = replace(_process(ae_titles), user_id=str(process))
+        self.record(application_activity(lost, APPLICATION_STOP, Outcome.SERIOUS_FAILURE, why))
+
     def configuration_changed(self, *what: str | os.PathLike[str], error: str = "") -> None:
         """Something that security depends on was read anew, or could not be (A.5.3.11): files, or what a URI names.
 
