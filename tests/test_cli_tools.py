@@ -582,7 +582,7 @@ def test_metrics_that_cannot_be_served_are_said_before_it_listens(tmp_path, monk
         assert (result.returncode, result.stdout) == (ExitCode.LISTEN, "")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.prometheus", None)
     result = run_here("qrscp", "0", "--folder", tmp_path, "--metrics", 1)
-    assert (result.returncode, "install asyncdicom[metrics]" in result.stderr) == (ExitCode.CONFIGURATION, True)
+    assert (result.returncode, "install asyncdicom[prometheus]" in result.stderr) == (ExitCode.CONFIGURATION, True)
 
 
 @several_processes

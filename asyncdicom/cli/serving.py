@@ -354,7 +354,7 @@ def _serve_metrics(server: Server, port: int) -> None:
         from prometheus_client import start_http_server  # noqa: PLC0415
     except ImportError as error:
         message = f"--metrics needs opentelemetry-exporter-prometheus ({error})"
-        raise ToolError(ExitCode.CONFIGURATION, message, "install asyncdicom[metrics]") from error
+        raise ToolError(ExitCode.CONFIGURATION, message, "install asyncdicom[prometheus]") from error
     from asyncdicom.metrics import observe  # noqa: PLC0415
 
     provider = MeterProvider([PrometheusMetricReader()], shutdown_on_exit=False)
