@@ -30,7 +30,10 @@ def associate(port, identity, title):
     item = UserIdentityNegotiation()
     item.user_identity_type, item.primary_field, item.secondary_field = identity[:3]
     item.positive_response_requested = identity.positive_response_requested
-    peer = AE(title).associate("127.0.0.1", port, contexts=[build_context(VERIFICATION)], ext_neg=[item])
+    for _ in range(10):
+        peer = AE(title).associate("127.0.0.1", port, contexts=[build_context(VERIFICATION)], ext_neg=[item])
+        if peer.acceptor.primitive is not None:
+            break  # else the rejection came, and its socket was closed, before it had looked whether it is connected
     if not peer.is_established:
         answer = peer.acceptor.primitive
         return (answer.result, answer.result_source, answer.diagnostic), None
