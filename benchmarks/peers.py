@@ -53,6 +53,8 @@ class Job:
     """Private key and certificate."""
     destination: int = 0
     """Of an archive, the port on loopback of the AE title DESTINATION."""
+    core: int | None = None
+    """The only one that it may use."""
 
     @property
     def sink(self) -> str:
@@ -89,7 +91,7 @@ class Receiver:
     def running(self, job: Job) -> Iterator[tuple[Process, int]]:
         """The server and its port."""
         port = free_port() if self.takes_port else 0
-        with Process(self.command(job, port), environment=dict(self.environment)) as process:
+        with Process(self.command(job, port), environment=dict(self.environment), core=job.core) as process:
             if self.takes_port:
                 wait_listening(port)
             else:

@@ -36,7 +36,17 @@ from .peers import (
     Receiver,
     retriever,
 )
-from .processes import ENVIRONMENT, TIMEOUT, Process, empty, files, run_sender, start_sender
+from .processes import (
+    ENVIRONMENT,
+    RECEIVERS_CORE,
+    SENDERS_CORE,
+    TIMEOUT,
+    Process,
+    empty,
+    files,
+    run_sender,
+    start_sender,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -73,6 +83,10 @@ class Scenario:
     rounds: int = 1000
     """At the most."""
     note: str = ""
+
+    def core(self, which: int) -> int | None:
+        """That core for one end, where it is one process that takes turns with another one; else any."""
+        return which if self.associations == 1 else None
 
 
 _PDU = "DCMTK takes PDUs of 128 KiB at the most"
@@ -337,6 +351,7 @@ def receive(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> N
                 folder,
                 sync=scenario.sink == "fsync",
                 tls=tls,
+                core=scenario.core(RECEIVERS_CORE),
             )
             if started := _start(stack, name, job, errors):
                 servers[name] = *started, folder
@@ -347,6 +362,7 @@ def receive(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> N
             result, sender = run_sender(
                 run.peer,
                 port,
+                core=scenario.core(SENDERS_CORE),
                 mode=scenario.mode,
                 associations=scenario.associations,
                 size=scenario.size,
@@ -385,12 +401,11 @@ def send(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None
     def once(name: str) -> Sample:
         client = SENDERS[name]
         count = 20 if client.slow else many
-        with Process([run.peer, "gather", "pdu=16384"]) as receiver:
+        with Process([run.peer, "gather", "pdu=16384"], core=RECEIVERS_CORE) as receiver:
             port = int(receiver.line())
             start = time.perf_counter()
-            with Process(
-                client.command(run.peer, port, folders[count]), environment=dict(client.environment)
-            ) as process:
+            command, environment = client.command(run.peer, port, folders[count]), dict(client.environment)
+            with Process(command, environment=environment, core=SENDERS_CORE) as process:
                 cpu = process.wait()
             whole = time.perf_counter() - start
             result = json.loads(receiver.line())
