@@ -78,6 +78,8 @@ class Receiver:
     takes_port: bool = False
     indexes: bool = False
     """It keeps a database of its files, so that they must stay."""
+    has_threads: bool = False
+    """It is given all cores, where others have one."""
     slow: bool = False
     """Of an archive: twenty files are enough."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -91,7 +93,8 @@ class Receiver:
     def running(self, job: Job) -> Iterator[tuple[Process, int]]:
         """The server and its port."""
         port = free_port() if self.takes_port else 0
-        with Process(self.command(job, port), environment=dict(self.environment), core=job.core) as process:
+        core = None if self.has_threads else job.core
+        with Process(self.command(job, port), environment=dict(self.environment), core=core) as process:
             if self.takes_port:
                 wait_listening(port)
             else:
@@ -111,6 +114,8 @@ class Sender:
     environment: tuple[tuple[str, str], ...] = ()
     tells_seconds: bool = False
     """It prints how long it took without the interpreter's start."""
+    has_threads: bool = False
+    """As of a receiver."""
 
     installed = Receiver.installed
 
@@ -204,8 +209,8 @@ RECEIVERS = {
         Receiver(C, _gather),
         Receiver(C_BY_PDU, lambda job, port: _gather(job, port, "by_pdu=1")),
         Receiver(DCMTK, _storescp, "storescp", takes_port=True),
-        Receiver(ORTHANC, _orthanc, "Orthanc", takes_port=True, indexes=True),
-        Receiver(PYNETDICOM, _pynetdicom, "pynetdicom"),
+        Receiver(ORTHANC, _orthanc, "Orthanc", takes_port=True, indexes=True, has_threads=True),
+        Receiver(PYNETDICOM, _pynetdicom, "pynetdicom", has_threads=True),
         Receiver(RAW_UVLOOP, _raw_tls("uvloop"), "uvloop"),
         Receiver(RAW_ASYNCIO, _raw_tls("asyncio")),
         Receiver(STOCK, lambda _, port: [*_OURS, "storescp", "--ignore", port], takes_port=True),
@@ -248,6 +253,7 @@ SENDERS = {
             "pynetdicom",
             slow=True,
             tells_seconds=True,
+            has_threads=True,
         ),
         Sender(STORESCU, lambda _, port, folder: [*_OURS, "storescu", "--json", "127.0.0.1", port, folder]),
     )

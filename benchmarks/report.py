@@ -142,7 +142,7 @@ _ABOUT = """\
 Medians of at least {rounds} alternating rounds of {seconds} s. A ratio is the median of the rounds' ratios. In brackets
 stand the CPU seconds of that process and its children per GB (per 1,000 operations where objects are small). PDUs are
 of 16 KiB, and receivers drop what they get, unless the line says otherwise. With one association the receiver has one
-core and the sender another; otherwise all have all cores.
+core and the sender another; those with threads, Orthanc and pynetdicom, have all. With more associations all have all.
 
 *uvloop* and *asyncio* are asyncdicom on either event loop, with a handler that consumes the data set view by view; *not
 consumed* has one that returns at once. *C* is a receiver of our own that gathers each data set in a buffer from few

@@ -405,7 +405,8 @@ def send(scenario: Scenario, run: Run, samples: Samples, errors: Errors) -> None
             port = int(receiver.line())
             start = time.perf_counter()
             command, environment = client.command(run.peer, port, folders[count]), dict(client.environment)
-            with Process(command, environment=environment, core=SENDERS_CORE) as process:
+            core = None if client.has_threads else SENDERS_CORE
+            with Process(command, environment=environment, core=core) as process:
                 cpu = process.wait()
             whole = time.perf_counter() - start
             result = json.loads(receiver.line())
