@@ -46,7 +46,10 @@ class FileSender:
         self._heads = [self._slab[start : start + PDU_OVERHEAD] for start in starts]
         self._gaps = [self._slab[start + PDU_OVERHEAD : start + pdu] for start in starts]
         self._context_id = 0
-        """Whose heads stand in the slab; 0 when the last one must be written anew."""
+        """Whose heads stand in the slab, which are :attr:`_head`."""
+        self._head = b""
+        self._odd = -1
+        """Which of the heads is another one: of a last fragment; -1 if none is."""
         self._ready: tuple[int, Instance] | None = None
         """The context and the file of which the first bytes are in the slab."""
         self._file = -1
@@ -129,10 +132,13 @@ class FileSender:
     def _write_heads(self, context_id: int, length: int, *, is_last: bool) -> None:
         size = self._fragment_size
         if context_id != self._context_id:
-            head = data_head(context_id, size, is_last=False)
+            self._head = data_head(context_id, size, is_last=False)
             for place in self._heads:
-                place[:] = head
+                place[:] = self._head
             self._context_id = context_id
+        elif self._odd >= 0:
+            self._heads[self._odd][:] = self._head
+        self._odd = -1
         if is_last:
             index = (length - 1) // size
             rest = length - index * size
@@ -140,7 +146,7 @@ class FileSender:
             self._heads[index][:] = data_head(context_id, rest + rest % 2, is_last=True)
             if rest % 2:
                 self._gaps[index][rest] = 0
-            self._context_id = 0
+            self._odd = index
 
     def _views(self, length: int) -> list[memoryview]:
         full, rest = divmod(length, self._fragment_size)

@@ -137,7 +137,7 @@ class Invoker:
         """Wait for a place in the window, and send a request."""
         association = self._association
         operation = Operation(context, request, association._loop, self._queued_changed, has_several=has_several)
-        if self._places.locked() and self._own_loop() is not None:
+        if self.operations and self._places.locked() and self._own_loop() is not None:
             await self._acquire_in_own_loop()
         else:
             await self._places.acquire()

@@ -34,6 +34,8 @@ __all__ = [
 class State(enum.Enum):
     """PS3.8 Tables 9-1 to 9-5."""
 
+    __hash__ = object.__hash__  # an enum's own is a function in Python
+
     STA1 = "Idle"
     STA2 = "Transport connection open (awaiting A-ASSOCIATE-RQ PDU)"
     STA3 = "Awaiting local A-ASSOCIATE response primitive"
@@ -51,6 +53,8 @@ class State(enum.Enum):
 
 class Event(enum.Enum):
     """The rows of PS3.8 Table 9-10."""
+
+    __hash__ = object.__hash__
 
     EVT1 = "A-ASSOCIATE request (local user)"
     EVT2 = "Transport connect confirmation (local transport service)"
