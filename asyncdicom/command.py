@@ -345,7 +345,7 @@ class CommandDecoder:
     """Decodes the command sets of one direction of an association, as :meth:`Command.decode` does.
 
     Most of them repeat an earlier one in all but their Message ID and SOP instance: those are compared with it and not
-    read anew, which takes 0.6 microseconds instead of 5.
+    read anew, which takes 0.7 microseconds instead of 2.9.
     """
 
     __slots__ = ("_layouts",)

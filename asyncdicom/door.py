@@ -36,7 +36,7 @@ _log = logging.getLogger("asyncdicom")
 
 BACKLOG = 4096
 """Connections that may wait to be accepted, if the system allows it (Linux: net.core.somaxconn, 4096 unless set): with
-1,024, in a flood of two thousand, one in some hundred came a second later, when the client's system tried again."""
+1,024, in floods of two thousand, nine of ten had some that came a second later, when their system tried again."""
 
 _ACCEPTS = 64
 """Connections that are accepted at a time, so that other things come to their turn."""

@@ -192,7 +192,7 @@ async def test_a_thousand_handshakes_that_stall_and_a_thousand_silent_ones_delay
             await attacking
         await settle(lambda: not server._pending)
     assert statistics.median(times) < 0.2
-    assert statistics.quantiles(times, n=20)[-1] < 1.0
+    assert max(times) < 1.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how many may wait")
